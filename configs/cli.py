@@ -1,0 +1,86 @@
+"""From a command line to a checked config, and from an error to one line and an exit code."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from configs.errors import UserError
+
+RECIPES = Path(__file__).parent
+Config = TypeVar("Config")
+
+
+class _OneLineParser(ArgumentParser):
+    """A parser whose complaints reach `run_command`, which prints them as one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        reason = " ".join(str(message).split())
+        raise UserError(f"{reason} (see {self.prog} --help)") from ex
+
+
+def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
+    """Read `argv` into a `kind`: defaults, then each --config file and each option in the order they stand.
+
+    Options may be spelled with - or _ between words. Raises UserError for anything that does not fit.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _OneLineParser(prog=prog, description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
+    parser.add_class_arguments(kind, fail_untyped=True)
+    options: Any = parser.parse_args(_spelled_out(kind, argv))
+    try:
+        settings = parser.instantiate_classes(options)
+    except UserError:
+        raise
+    except ValueError as error:
+        parser.error(str(error), error)
+    return kind(**{name: value for name, value in vars(settings).items() if name != "config"})
+
+
+def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
+    """`argv` with the backbone's own recipe in front, unless a --config is named already."""
+    words = [_underscored(word) for word in argv]
+    if any(word.split("=")[0] == "--config" for word in words):
+        return words
+    for position, word in enumerate(words):
+        if word == "--backbone" and position + 1 < len(words):
+            backbone = words[position + 1]
+        elif word.startswith("--backbone="):
+            backbone = word.partition("=")[2]
+    recipe = RECIPES / f"{Path(backbone).name}.yaml"
+    return [f"--config={recipe}", *words] if recipe.is_file() else words
+
+
+def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:
+    """Options in jsonargparse's spelling; a switch without a value (--ensemble) means true."""
+    switches = {f"--{field.name}" for field in fields(kind) if field.type is bool}
+    words = [_underscored(word) for word in argv]
+    return [
+        f"{word}=true" if word in switches and (not rest or rest[0].startswith("--")) else word
+        for word, rest in ((word, words[position + 1 :]) for position, word in enumerate(words))
+    ]
+
+
+def _underscored(word: str) -> str:
+    """--batch-size=8 -> --batch_size=8; values stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a command to its exit code: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,300 @@
+"""Every setting of every command: frozen dataclasses, checked when they are made.
+
+The defaults of `TrainConfig` are the reference recipe (EfficientNet-B1, 256 px, 15 epochs); a YAML file in
+this folder holds what another backbone wants different.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from configs.errors import UserError
+
+Probability = float
+
+
+def _check(good: bool, name: str, value: object, remedy: str) -> None:
+    if not good:
+        raise UserError(f"{name}={value!r} is out of range: {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """What `prep/shard.py` is asked for."""
+
+    isic2020: str | None = None
+    """Folder of the ISIC 2020 download: train.csv, test.csv, jpeg/train, jpeg/test."""
+    isic2019: str | None = None
+    """Folder of the ISIC 2019 download: ISIC_2019_Training_{GroundTruth,Metadata}.csv, ISIC_2019_Training_Input."""
+    out: str = "shards/isic"
+    """Folder of the shard set to make; it must not hold another one."""
+    size: int = 256
+    """Edge of the stored square images, in pixels (16 to 2048)."""
+    quality: int = 95
+    """JPEG quality of the stored images (50 to 100)."""
+    folds: int = 5
+    """Number of cross-validation folds (2 to 100)."""
+    seed: int = 0
+    """Seed of the fold assignment and of the global shuffle."""
+    workers: int = 0
+    """Processes that resize images; 0 means one a core. The result does not depend on it."""
+    missing: Literal["fail", "skip"] = "fail"
+    """What to do when the tables name images that the folders do not hold."""
+    samples_per_shard: int = 1024
+    """Samples in one tar file, the last one of a split and fold excepted (1 or more)."""
+
+    def __post_init__(self) -> None:
+        if self.isic2020 is None and self.isic2019 is None:
+            raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER")
+        _check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
+        _check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
+        _check(2 <= self.folds <= 100, "folds", self.folds, "give 2 to 100 folds")
+        _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
+        _check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """What `prep/synthetic.py` is asked for."""
+
+    out: str = "data/synthetic"
+    """Folder to make; below it lie 2019/, 2020/ and truth.csv, which prep never reads."""
+    train: int = 3000
+    """Labelled training images over both years (100 or more)."""
+    test: int = 3000
+    """Test images; their labels stand in truth.csv only (10 or more)."""
+    size: int = 96
+    """Edge of the images, in pixels (32 to 1024)."""
+    seed: int = 0
+    """Seed of everything: the same seed gives the same bytes, on any number of workers."""
+    workers: int = 0
+    """Processes that draw images; 0 means one a core."""
+
+    def __post_init__(self) -> None:
+        _check(self.train >= 100, "train", self.train, "give 100 images or more")
+        _check(self.test >= 10, "test", self.test, "give 10 images or more")
+        _check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
+        _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Probabilities and ranges of the training augmentations (loaders/augment.py turns them into parameters)."""
+
+    hflip: Probability = 0.5
+    """Probability of a left-right flip."""
+    vflip: Probability = 0.5
+    """Probability of an upside-down flip."""
+    quarter_turn: Probability = 0.5
+    """Probability of a turn by 90, 180 or 270 degrees (or, one time in four, none), as in RandomRotate90."""
+    shift_scale_rotate: Probability = 0.5
+    """Probability of ShiftScaleRotate."""
+    shift: float = 0.0625
+    """Largest shift along each axis, as a share of the edge (0 to 1)."""
+    scale: float = 0.1
+    """Largest relative change of scale (0 to 0.9)."""
+    rotate: float = 45.0
+    """Largest rotation, in degrees (0 to 180)."""
+    hue_saturation_value: Probability = 0.5
+    """Probability of HueSaturationValue."""
+    hue: float = 20.0
+    """Largest turn of the hue, in degrees (0 to 180)."""
+    saturation: float = 0.12
+    """Largest relative change of the saturation (0 to 1)."""
+    value: float = 0.08
+    """Largest change of the value, as a share of full scale (0 to 1)."""
+    brightness_contrast: Probability = 0.5
+    """Probability of RandomBrightnessContrast."""
+    brightness: float = 0.2
+    """Largest change of the brightness, as a share of full scale (0 to 1)."""
+    contrast: float = 0.2
+    """Largest relative change of the contrast (0 to 1)."""
+    coarse_dropout: Probability = 0.5
+    """Probability of CoarseDropout."""
+    holes: int = 8
+    """Most black boxes of one CoarseDropout (1 to 64)."""
+    hole_size: float = 0.1
+    """Largest edge of a box, as a share of the image's edge (0 to 1)."""
+    meta_dropout: Probability = 0.1
+    """Probability that a sample's sex, age and site are shown as missing, so that the model also serves without."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hflip",
+            "vflip",
+            "quarter_turn",
+            "shift_scale_rotate",
+            "hue_saturation_value",
+            "brightness_contrast",
+            "coarse_dropout",
+            "meta_dropout",
+            "shift",
+            "saturation",
+            "value",
+            "brightness",
+            "contrast",
+            "hole_size",
+        ):
+            _check(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "give 0 to 1")
+        _check(0 <= self.scale <= 0.9, "augment.scale", self.scale, "give 0 to 0.9")
+        for name in ("rotate", "hue"):
+            _check(0 <= getattr(self, name) <= 180, f"augment.{name}", getattr(self, name), "give 0 to 180")
+        _check(1 <= self.holes <= 64, "augment.holes", self.holes, "give 1 to 64")
+
+
+Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Where and how fast samples are made; none of it changes which samples they are."""
+
+    placement: Placement = "auto"
+    """dali-gpu: DALI decodes (mixed) and augments on the GPU; dali-cpu: DALI decodes on the CPU, OpenCV augments;
+    host: libjpeg-turbo and OpenCV on threads, without DALI; auto: the first of them that this machine can run."""
+    threads: int = 0
+    """Host threads for decoding and augmenting; 0 means one a core that this rank has to itself."""
+    prefetch: int = 2
+    """Batches made ahead of the one that trains (1 to 64)."""
+    hw_decoder_load: float = 0.65
+    """Share of the JPEGs that the GPU's own decoder takes where it has one (0 to 1); dali-gpu only."""
+
+    def __post_init__(self) -> None:
+        _check(self.threads >= 0, "loader.threads", self.threads, "give 0 (one a core) or more")
+        _check(1 <= self.prefetch <= 64, "loader.prefetch", self.prefetch, "give 1 to 64 batches")
+        _check(0 <= self.hw_decoder_load <= 1, "loader.hw_decoder_load", self.hw_decoder_load, "give 0 to 1")
+
+
+MetaKind = Literal["clinical", "reference"]
+Inputs = Literal["both", "image", "meta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network that joins the picture and the patient's data."""
+
+    inputs: Inputs = "both"
+    """What the model may see; image and meta are the ablations."""
+    meta: MetaKind = "clinical"
+    """Which meta vector it reads; reference holds n_images and the file size, which leak the source."""
+    meta_hidden: int = 512
+    """Width of the first layer of the meta branch (1 or more)."""
+    meta_out: int = 128
+    """Width of the second layer of the meta branch (1 or more)."""
+    meta_drop: Probability = 0.3
+    """Dropout between the two layers of the meta branch."""
+    head_drop: Probability = 0.5
+    """Dropout in front of the head, drawn `head_masks` times."""
+    head_masks: int = 5
+    """Dropout masks whose logits are averaged (1 or more)."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_hidden", "meta_out", "head_masks"):
+            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "give 1 or more")
+        for name in ("meta_drop", "head_drop"):
+            _check(
+                0 <= getattr(self, name) < 1,
+                f"model.{name}",
+                getattr(self, name),
+                "give 0 up to, not with, 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Loss, optimiser and schedule."""
+
+    lr: float = 2e-4
+    """Peak learning rate of AdamW (above 0)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; norms and biases have none (0 or more)."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear warm-up before the cosine (0 or more)."""
+    label_smoothing: float = 0.05
+    """Share of each target that is moved to one half (0 up to, not with, 1)."""
+    positive_weight: float = 0.0
+    """Weight of a melanoma in the loss; 0 means negatives / positives of the training rows."""
+    clip_grad: float = 0.0
+    """Largest gradient norm; 0 means no clipping."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, "optim.lr", self.lr, "give a learning rate above 0")
+        for name in ("weight_decay", "warmup_epochs", "positive_weight", "clip_grad"):
+            _check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "give 0 or more")
+        _check(
+            0 <= self.label_smoothing < 1,
+            "optim.label_smoothing",
+            self.label_smoothing,
+            "give 0 up to, not with, 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `train.py` is asked for: one member, that is one backbone on one fold."""
+
+    shards: str = "shards/isic"
+    """Folder of the shard set that prep/shard.py wrote."""
+    backbone: str = "efficientnet_b1"
+    """efficientnet_b1, efficientnet_b3, efficientnet_b4, resnest50, tiny, or any timm name."""
+    fold: int = 0
+    """The fold that is held out for validation."""
+    out: str = "runs/main"
+    """Folder of the run; the member is written to OUT/BACKBONE/foldK."""
+    epochs: int = 15
+    """Most passes over the training rows (1 or more)."""
+    patience: int = 4
+    """Epochs without a better validation AUC after which training stops; 0 means never."""
+    batch_size: int = 128
+    """Samples of one optimiser step over all ranks together; the ranks share it evenly."""
+    seed: int = 0
+    """Seed of the order, the augmentation, the initial weights and dropout."""
+    weights: str = "auto"
+    """auto: timm's pretrained weights; none: random ones; or a .pth or .safetensors file."""
+    resume: bool = True
+    """Go on after the last finished epoch where OUT already holds this member."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Loss, optimiser and schedule."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Training augmentations."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """Where samples are decoded and augmented."""
+
+    def __post_init__(self) -> None:
+        _check(self.fold >= 0, "fold", self.fold, "folds count from 0")
+        _check(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
+        _check(self.patience >= 0, "patience", self.patience, "give 0 (never stop early) or more")
+        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        _check(self.batch_size >= 2, "batch_size", self.batch_size, "batch statistics need 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig:
+    """What `infer.py` is asked for."""
+
+    runs: str = "runs/main"
+    """Folder that is searched for members (.../foldK/best.pt)."""
+    shards: str = "shards/isic"
+    """Folder of the shard set whose test split is predicted."""
+    out: str = "outputs"
+    """Folder of the submissions."""
+    ensemble: bool = False
+    """Also write submission_ensemble.csv, the mean probability over the members."""
+    views: Literal[1, 2, 4, 8] = 4
+    """Test-time views: 1 as it is, 2 with a left-right flip, 4 with both flips, 8 with quarter turns too."""
+    batch_size: int = 128
+    """Samples of one forward pass (1 or more)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """Where samples are decoded."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")

@@ -1,0 +1,120 @@
+"""The ranks of a run: torchrun's environment, read once, and the few collectives that the engine needs."""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from configs.errors import UserError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among the ranks of a run; one process alone is rank 0 of 1, with no process group."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes the files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """Cores that this rank has to itself, at least 1."""
+        return max(1, (os.cpu_count() or 1) // self.local_world_size)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Concatenate `values` (the same shape on every rank) over the ranks, in rank order, on each of them."""
+        if self.world_size == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add a tensor up over the ranks."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def share_from_first(self, value: float) -> float:
+        """The first rank's number, on every rank: a decision taken once cannot differ."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return float(shared.item())
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the first one's buffers (running statistics), so that all evaluate one model."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
+    """Join the process group that torchrun describes (NCCL on GPUs, gloo on CPUs) and leave it at the end."""
+    on_gpu = _wants_gpu(device)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    ranks = Ranks(
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=local_rank,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        device=torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"),
+    )
+    if on_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"local rank {local_rank} has no GPU, there are {torch.cuda.device_count()}: lower --nproc-per-node"
+            )
+        torch.cuda.set_device(ranks.device)
+    else:
+        torch.set_num_threads(ranks.threads)
+        _keep_freed_memory()
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=ranks.device if on_gpu else None)
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of returning each to the kernel, whose page faults halve a CPU step's speed.
+
+    Without effect where the C library has no mallopt (macOS, musl).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool:
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError("device='cuda', but torch sees no GPU: take --device auto, or install a CUDA build of torch")
+    return available and device != "cpu"

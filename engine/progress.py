@@ -1,0 +1,53 @@
+"""An epoch as it goes: the loss so far, the speed, and the wait for data."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from engine.session import Session
+from loaders.meter import WaitMeter
+from loaders.stream import Batch
+
+_REFRESH = 0.5  # seconds between two looks at the loss, each of which waits for the device
+
+
+class EpochProgress:
+    """Adds up an epoch's losses on the device and shows them now and then."""
+
+    def __init__(self, session: Session, epoch: int) -> None:
+        self._session = session
+        self._meter = WaitMeter()
+        self._loss = torch.zeros((), dtype=torch.float64, device=session.ranks.device)
+        self._steps = 0
+        self._start = self._shown = time.perf_counter()
+        if session.records is not None:
+            session.records.begin_epoch(f"{epoch + 1}/{session.config.epochs}", session.partition.steps)
+
+    def over(self, stream: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with the wait for each of them timed."""
+        return self._meter.over(stream)
+
+    def add(self, loss: Tensor) -> None:
+        """Take the loss of one step: the sum over this rank's valid samples over its batch size."""
+        self._loss += loss
+        self._steps += 1
+        now = time.perf_counter()
+        if self._session.records is not None and now - self._shown > _REFRESH:
+            self._shown = now
+            loss_so_far = float(self._loss.item()) / self._steps
+            speed = self._steps * self._session.config.batch_size / (now - self._start)
+            self._session.records.progress(self._steps, speed=speed, loss=loss_so_far, waiting=self._meter.share)
+
+    def finish(self) -> dict[str, float]:
+        """Mean loss a sample over all ranks, images/s of all ranks, and this rank's share of time spent waiting."""
+        session = self._session
+        losses = float(session.ranks.sum(self._loss).item()) * session.partition.local_batch_size
+        samples = session.partition.samples
+        return {
+            "train_loss": losses / samples,
+            "images_per_s": samples / (time.perf_counter() - self._start),
+            "waiting": self._meter.share,
+            "learning_rate": float(session.schedule.get_last_lr()[0]),
+        }

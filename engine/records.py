@@ -1,0 +1,100 @@
+"""The folder of a member, runs/NAME/BACKBONE/foldK, and what is written there and said meanwhile."""
+
+import importlib.metadata
+import json
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from tensorboard.summary import Writer
+
+from configs.schema import TrainConfig
+
+_VERSIONS = ("torch", "timm", "nvidia-dali-cuda130", "numpy", "opencv-python-headless", "simplejpeg")
+
+
+def member_folder(config: TrainConfig) -> Path:
+    """OUT/BACKBONE/foldK."""
+    return Path(config.out) / config.backbone / f"fold{config.fold}"
+
+
+class Records:
+    """config.yaml, metrics.jsonl, TensorBoard events, a live line on a terminal and plain lines in a log."""
+
+    def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"config": asdict(config), "facts": facts, "versions": _versions()}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        self._metrics = folder / "metrics.jsonl"
+        self._board = Writer(str(folder))
+        self._console = Console()
+        self._live = Progress(
+            SpinnerColumn(),
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]} img/s  loss {task.fields[loss]}  AUC {task.fields[auc]}"),
+            TextColumn("waiting {task.fields[waiting]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._live.add_task("", epoch="", speed="-", loss="-", auc="-", waiting="-")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        self._board.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the live one."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def begin_epoch(self, name: str, steps: int) -> None:
+        """Start the live line's bar anew."""
+        self._live.reset(self._task, total=steps, epoch=name)
+
+    def progress(self, step: int, *, speed: float, loss: float, waiting: float) -> None:
+        """Move the live line; rates in images/s, `waiting` from 0 to 1."""
+        self._live.update(
+            self._task, completed=step, speed=f"{speed:,.0f}", loss=f"{loss:.4f}", waiting=f"{waiting:.0%}"
+        )
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Append one line of metrics.jsonl (numbers that are not finite become null) and the same to TensorBoard."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self._metrics.open("a") as file:
+            file.write(json.dumps({"epoch": epoch, **finite}) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(name, value, epoch)
+        self._board.flush()
+        self._live.update(self._task, auc=f"{metrics['auc']:.4f}")
+
+    def forget(self, first_epoch: int) -> None:
+        """Drop the metrics of `first_epoch` and later ones: they are trained again."""
+        if self._metrics.is_file():
+            lines = self._metrics.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < first_epoch]
+            self._metrics.write_text("".join(kept))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,1 @@
+"""Tables of predictions in, numbers out; knows no model."""

@@ -1,0 +1,83 @@
+"""Predict the test split with every trained member, and with all of them together.
+
+    python infer.py --ensemble --runs runs/main --shards shards/isic --out outputs
+
+Writes OUT/submission_MEMBER.csv for each member and, with --ensemble, OUT/submission_ensemble.csv, all in Kaggle's
+form (image_name,target), target being a probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.cli import parse, run_command
+from configs.errors import UserError
+from configs.schema import InferConfig
+
+if TYPE_CHECKING:
+    from engine.distributed import Ranks
+    from engine.evaluate import Predictions
+    from engine.members import Member
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, load each member, predict, write."""
+    config = parse(InferConfig, argv, prog="python infer.py", description=(__doc__ or "").split("\n")[0])
+    import numpy as np  # after the parsing: torch is heavy, and --help should not wait
+
+    from engine.distributed import joined_ranks
+    from engine.members import find_members, load_member
+    from evaluation.ensemble import mean_probability
+
+    out, runs = Path(config.out), Path(config.runs)
+    with joined_ranks(config.device) as ranks:
+        predicted = []
+        for path in find_members(runs):
+            member = load_member(path, runs, ranks.device)
+            keys, predictions = predict_test(config, member, ranks)
+            predicted.append(predictions.probability)
+            if ranks.first:
+                write_submission(out / f"submission_{member.name}.csv", keys, predicted[-1])
+        if config.ensemble and ranks.first:
+            write_submission(out / "submission_ensemble.csv", keys, mean_probability(np.stack(predicted)))
+
+
+def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[list[str], Predictions]:
+    """The names of all test images and the member's probabilities for them, in the order of the shard set."""
+    from engine.evaluate import predict
+    from engine.members import require_fit
+    from engine.session import autocast_of
+    from loaders.order import Partition
+    from loaders.shards import ShardSet
+    from loaders.stream import batches, eval_requests, open_renderer
+
+    shards = ShardSet(Path(config.shards), member.meta)
+    require_fit(member, shards)
+    rows = shards.test_rows()
+    if not len(rows):
+        raise UserError(f"{shards.folder} has no test images: make it with an --isic2020 folder that holds test.csv")
+    local = -(-config.batch_size // ranks.world_size)
+    partition = Partition(
+        samples=len(rows), batch_size=local * ranks.world_size, rank=ranks.rank, world_size=ranks.world_size
+    )
+    with open_renderer(config.loader, shards, local, ranks.device, threads=ranks.threads) as renderer:
+        stream = batches(shards, member.meta, renderer, eval_requests(rows, partition), ranks.device)
+        autocast = autocast_of(config.precision, ranks.device)
+        predictions = predict(member.model, stream, ranks, autocast=autocast, views=config.views)
+    return shards.key.take(predictions.index).to_pylist(), predictions
+
+
+def write_submission(path: Path, keys: list[str], probability: Sequence[float]) -> None:
+    """Write image_name,target, sorted by name; the file appears only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{key},{value:.9f}" for key, value in sorted(zip(keys, probability, strict=True))]
+    temporary = path.with_suffix(".csv.tmp")
+    temporary.write_text("\n".join(["image_name,target", *lines]) + "\n")
+    temporary.replace(path)
+    print(f"{path}: {len(lines):,} images")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,145 @@
+"""The augmentation of a sample as a function of (seed, epoch, index): parameters, not pixels.
+
+All geometry becomes one affine matrix, all colour one matrix over the channels, cutout a set of boxes; whatever
+renders them (loaders/host.py, loaders/dali.py) makes the same picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.schema import AugmentConfig
+from loaders.counter import random_words, uniform
+from loaders.order import Indices
+
+Floats = npt.NDArray[np.float64]
+
+_STREAM = 2
+# Each name owns one column of the draws for good, so that a new one never moves the others.
+_DRAWS = (
+    *("hflip", "vflip", "turn", "turn_by", "ssr", "shift_x", "shift_y", "scale", "rotate"),
+    *("hsv", "hue", "saturation", "value", "bc", "brightness", "contrast"),
+    *("dropout", "holes", "meta_dropout", "spare"),
+)
+_FIRST_HOLE = len(_DRAWS)
+# NTSC luma and chroma (source: ITU-R BT.470): hue turns and saturation stretches the chroma plane, the luma stays.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_RGB = np.linalg.inv(_YIQ)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentParams:
+    """What to do with each of B images of `size` x `size` pixels.
+
+    affine: float32 [B, 2, 3], from an output point to the input point to show there; both in pixels from the
+        image's centre, x to the right and y down. Points outside are black.
+    dihedral: int8 [B], where the affine is a mere flip or quarter turn: flips and turns as bits 0 (left-right),
+        1 (upside-down), 2 (transpose, after the flips); -1 elsewhere. A renderer may then copy, without a warp.
+    colour: float32 [B, 3, 4], from (r, g, b, 1) to (r, g, b) on the scale 0..255.
+    recolour: bool [B], False where the colour matrix is the identity.
+    boxes: int32 [B, holes, 4], black boxes (left, top, right, bottom) in pixels, right and bottom outside; empty
+        ones are all zero.
+    hide_meta: bool [B], whether sex, age and site are to be shown as missing.
+    """
+
+    affine: npt.NDArray[np.float32]
+    dihedral: npt.NDArray[np.int8]
+    colour: npt.NDArray[np.float32]
+    recolour: npt.NDArray[np.bool_]
+    boxes: npt.NDArray[np.int32]
+    hide_meta: npt.NDArray[np.bool_]
+
+
+def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices, size: int) -> AugmentParams:
+    """Parameters for the samples `index` (int64 [B]) in `epoch`; the same for the same arguments, anywhere."""
+    blocks = -(-(_FIRST_HOLE + 4 * config.holes) // 4)
+    draws = uniform(random_words(seed, _STREAM, epoch, index, blocks))
+    chosen = {name: draws[:, column] for column, name in enumerate(_DRAWS)}
+    flips, dihedral = _flips_and_turns(config, chosen)
+    warp, warped = _shift_scale_rotate(config, chosen, size)
+    colour, recolour = _colour(config, chosen)
+    return AugmentParams(
+        affine=_compose(flips, warp).astype(np.float32),
+        dihedral=np.where(warped, -1, dihedral).astype(np.int8),
+        colour=colour.astype(np.float32),
+        recolour=recolour,
+        boxes=_holes(config, chosen, draws[:, _FIRST_HOLE:], size),
+        hide_meta=chosen["meta_dropout"] < config.meta_dropout,
+    )
+
+
+def _flips_and_turns(config: AugmentConfig, chosen: dict[str, Floats]) -> tuple[Floats, Indices]:
+    """Output to input matrices [B, 2, 2] of the flips and quarter turns, and their dihedral codes [B]."""
+    left_right = chosen["hflip"] < config.hflip
+    upside_down = chosen["vflip"] < config.vflip
+    turns = np.where(chosen["turn"] < config.quarter_turn, (chosen["turn_by"] * 4).astype(np.int64), 0)
+    # A quarter turn is a transpose and one flip, a half turn both flips: all eight cases are flips, then a transpose.
+    transposed = turns % 2 == 1
+    left_right = left_right ^ (turns >= 2)
+    upside_down = upside_down ^ ((turns == 1) | (turns == 2))
+    flip_x = np.where(left_right, -1.0, 1.0)
+    flip_y = np.where(upside_down, -1.0, 1.0)
+    matrix = np.zeros((len(turns), 2, 2))
+    matrix[:, 0, 0] = np.where(transposed, 0.0, flip_x)
+    matrix[:, 0, 1] = np.where(transposed, flip_x, 0.0)
+    matrix[:, 1, 0] = np.where(transposed, flip_y, 0.0)
+    matrix[:, 1, 1] = np.where(transposed, 0.0, flip_y)
+    return matrix, left_right + 2 * upside_down + 4 * transposed
+
+
+def _shift_scale_rotate(
+    config: AugmentConfig, chosen: dict[str, Floats], size: int
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Output to input matrices [B, 2, 3] of ShiftScaleRotate, and where it is drawn, bool [B]."""
+    drawn = chosen["ssr"] < config.shift_scale_rotate
+    angle = np.deg2rad(np.where(drawn, _between(chosen["rotate"], config.rotate), 0.0))
+    scale = 1.0 + np.where(drawn, _between(chosen["scale"], config.scale), 0.0)
+    shift = np.stack([_between(chosen["shift_x"], config.shift), _between(chosen["shift_y"], config.shift)], axis=1)
+    shift = np.where(drawn[:, None], shift * size, 0.0)
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    inverse = np.stack([np.stack([cos, sin], axis=1), np.stack([-sin, cos], axis=1)], axis=1)
+    moved = -np.einsum("bij,bj->bi", inverse, shift)
+    return np.concatenate([inverse, moved[:, :, None]], axis=2), drawn
+
+
+def _compose(flips: Floats, warp: Floats) -> Floats:
+    """The picture is flipped first and warped then, so an output point goes through the warp, then the flips."""
+    return flips @ warp
+
+
+def _colour(config: AugmentConfig, chosen: dict[str, Floats]) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Matrices [B, 3, 4] of hue, saturation, value, then contrast and brightness; and where one is drawn, bool [B]."""
+    hsv = chosen["hsv"] < config.hue_saturation_value
+    bc = chosen["bc"] < config.brightness_contrast
+    hue = np.deg2rad(np.where(hsv, _between(chosen["hue"], config.hue), 0.0))
+    chroma = 1.0 + np.where(hsv, _between(chosen["saturation"], config.saturation), 0.0)
+    value = np.where(hsv, _between(chosen["value"], config.value), 0.0) * 255.0
+    contrast = 1.0 + np.where(bc, _between(chosen["contrast"], config.contrast), 0.0)
+    brightness = np.where(bc, _between(chosen["brightness"], config.brightness), 0.0) * 255.0
+    plane = np.zeros((len(hue), 3, 3))
+    plane[:, 0, 0] = 1.0
+    plane[:, 1, 1] = plane[:, 2, 2] = chroma * np.cos(hue)
+    plane[:, 2, 1] = chroma * np.sin(hue)
+    plane[:, 1, 2] = -plane[:, 2, 1]
+    matrix = contrast[:, None, None] * (_RGB @ plane @ _YIQ)
+    offset = contrast * value + brightness
+    return np.concatenate([matrix, np.tile(offset[:, None, None], (1, 3, 1))], axis=2), hsv | bc
+
+
+def _holes(config: AugmentConfig, chosen: dict[str, Floats], draws: Floats, size: int) -> npt.NDArray[np.int32]:
+    """Boxes [B, holes, 4] of CoarseDropout: 1 to `holes` of them, centres anywhere, edges up to `hole_size`."""
+    draws = draws[:, : 4 * config.holes].reshape(-1, config.holes, 4)
+    count = np.where(
+        chosen["dropout"] < config.coarse_dropout, 1 + (chosen["holes"] * config.holes).astype(np.int64), 0
+    )
+    centre = draws[..., :2] * size
+    half = (0.5 + 0.5 * draws[..., 2:]) * config.hole_size * size / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=2).round().clip(0, size).astype(np.int32)
+    boxes[np.arange(config.holes) >= count[:, None]] = 0
+    return boxes
+
+
+def _between(draw: Floats, limit: float) -> Floats:
+    """[0, 1) -> [-limit, limit)."""
+    return (2.0 * draw - 1.0) * limit

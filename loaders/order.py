@@ -1,0 +1,69 @@
+"""Who sees which sample when: order is a function of (seed, epoch), never a state.
+
+The samples of an epoch stand in one permutation, the same for every world size; it is cut into global batches, and
+each rank takes its slice of each:
+
+    permutation   | batch 0           | batch 1           | ... | last, padded      |
+    rank 0 of 2   | first half        | first half        |     | first half        |
+    rank 1 of 2   |       second half |       second half |     |       second half |
+
+So every rank takes the same number of steps, which a collective needs, and every sample counts once: the last
+batch is filled up with samples from the front, marked as not valid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.errors import UserError
+from loaders.counter import random_words
+
+Indices = npt.NDArray[np.int64]
+
+_STREAM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How `samples` are shared: global batches of `batch_size`, of which rank `rank` of `world_size` takes a slice."""
+
+    samples: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UserError("there are no samples to read: choose another fold or make the shard set with more images")
+        if self.batch_size % self.world_size:
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be shared evenly by {self.world_size} ranks: "
+                f"give a multiple of {self.world_size}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch, the same on every rank."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def local_batch_size(self) -> int:
+        """Samples that this rank takes of each global batch."""
+        return self.batch_size // self.world_size
+
+    def positions(self, step: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """This rank's places in the epoch's order at `step`: int64 [b] and whether each counts, bool [b]."""
+        start = step * self.batch_size + self.rank * self.local_batch_size
+        places = np.arange(start, start + self.local_batch_size, dtype=np.int64)
+        return places % self.samples, places < self.samples
+
+
+def permutation(samples: int, seed: int, epoch: int) -> Indices:
+    """The order of an epoch: a permutation of 0 .. samples-1, int64 [samples].
+
+    Sorting keyed hashes, not numpy's own shuffle, keeps the order the same over versions of numpy.
+    """
+    words = random_words(seed, _STREAM, epoch, np.arange(samples, dtype=np.int64), 1)
+    keys = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
+    return np.argsort(keys, kind="stable")

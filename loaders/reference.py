@@ -1,0 +1,26 @@
+"""The yardstick: the same shards through plain webdataset, Pillow and torch, with nothing of ours in between."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from PIL import Image
+
+
+def reference_samples(shards: list[Path]) -> Iterator[dict[str, Any]]:
+    """The samples of tar files in order: key (str), image (uint8 [H, W, 3]), meta (float32 [11]), target, facts."""
+    for sample in webdataset.WebDataset([str(path) for path in shards], shardshuffle=False, empty_check=False):
+        with Image.open(io.BytesIO(sample["jpg"])) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        yield {
+            "key": sample["__key__"],
+            "image": torch.from_numpy(pixels.copy()),
+            "meta": torch.from_numpy(np.load(io.BytesIO(sample["npy"]))),
+            "target": int(sample["cls"]),
+            "facts": json.loads(sample["json"]),
+        }

@@ -1,0 +1,108 @@
+"""A shard set, opened: the columns of its samples, and the JPEG of sample i by random access."""
+
+import mmap
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import UserError
+from configs.schema import MetaKind
+from loaders.order import Indices
+from prep.manifest import SAMPLES, read_manifest
+
+_COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target"]
+
+
+class ShardSet:
+    """The kept samples of a shard set, N of them, numbered as in samples.parquet.
+
+    key: string array [N]; source: int16 [N]; fold: int8 [N], -1 for test; target: int8 [N], -1 unknown;
+    meta: float32 [N, 11]; size: edge of the square images in pixels. Only these columns live in memory; shards are
+    mapped when they are first read. Safe to read from many threads.
+    """
+
+    def __init__(self, folder: Path, meta: MetaKind = "clinical") -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.size = self.manifest.size
+        table = _read_table(folder, meta).slice(0, self.manifest.samples)
+        self.key: pa.StringArray = table["key"].combine_chunks()
+        self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
+        self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
+        self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
+        self.meta: npt.NDArray[np.float32] = (
+            table[f"meta_{meta}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        )
+        files = table["shard"].combine_chunks().dictionary_encode()
+        self._files: list[str] = files.dictionary.to_pylist()
+        self._file: npt.NDArray[np.int32] = files.indices.to_numpy()
+        self._offset: npt.NDArray[np.int64] = table["offset"].to_numpy()
+        self._length: npt.NDArray[np.int32] = table["length"].to_numpy()
+        self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.fold)
+
+    def train_rows(self, fold: int) -> Indices:
+        """Numbers of the training samples outside `fold`. Raises UserError where the set has no such fold."""
+        self._require_fold(fold)
+        return np.flatnonzero((self.fold >= 0) & (self.fold != fold))
+
+    def fold_rows(self, fold: int) -> Indices:
+        """Numbers of the training samples held out in `fold`. Raises UserError where the set has no such fold."""
+        self._require_fold(fold)
+        return np.flatnonzero(self.fold == fold)
+
+    def test_rows(self) -> Indices:
+        """Numbers of the test samples."""
+        return np.flatnonzero(self.fold == -1)
+
+    def jpeg(self, index: int) -> memoryview:
+        """The JPEG bytes of sample `index`, checked against their CRC-32.
+
+        Raises UserError that names shard, key and offset where the bytes are not those that prep wrote.
+        """
+        offset, length = int(self._offset[index]), int(self._length[index])
+        content = memoryview(self._map(int(self._file[index])))[offset : offset + length]
+        if zlib.crc32(content) != self._crc32[index]:
+            raise UserError(
+                f"{self.folder / self._files[self._file[index]]}: sample {self.key[index]} at byte {offset} is damaged "
+                "(CRC-32 differs): copy this shard again or make the shard set anew"
+            )
+        return content
+
+    def close(self) -> None:
+        """Forget the maps; the operating system unmaps each when its last reader is gone."""
+        with self._lock:
+            self._maps.clear()
+
+    def _map(self, number: int) -> mmap.mmap:
+        with self._lock:
+            if number not in self._maps:
+                path = self.folder / self._files[number]
+                try:
+                    with path.open("rb") as file:
+                        self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                except (OSError, ValueError) as error:
+                    raise UserError(f"shard {path} cannot be read: {error}; copy the shard set again") from error
+            return self._maps[number]
+
+    def _require_fold(self, fold: int) -> None:
+        folds = int(self.fold.max(initial=-1)) + 1
+        if not 0 <= fold < folds:
+            raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {folds - 1}")
+
+
+def _read_table(folder: Path, meta: MetaKind) -> pa.Table:
+    path = folder / SAMPLES
+    try:
+        return pq.read_table(path, columns=[*_COLUMNS, f"meta_{meta}"])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {error}; make the shard set anew") from error

@@ -1,0 +1,147 @@
+"""The stream: from rows of a shard set to batches, in the order that loaders/order.py gives.
+
+    requests (which samples, which parameters; a pure function)  ->  renderer (pixels)  ->  batches
+
+The renderer works ahead of the consumer, over the end of an epoch into the next.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from configs.schema import AugmentConfig, LoaderConfig, MetaKind
+from loaders.augment import AugmentParams, draw_params
+from loaders.order import Indices, Partition, permutation
+from loaders.shards import ShardSet
+from prep.metadata import hide_clinical
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One rank's share of a global batch, b samples: their numbers, which of them count, and what to do to them."""
+
+    epoch: int
+    step: int
+    index: Indices
+    valid: npt.NDArray[np.bool_]
+    params: AugmentParams | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """b samples for the model; `image` may be reused for another batch once the next one is asked for.
+
+    image: uint8 [b, H, W, 3]; meta: float32 [b, M]; target: float32 [b], -1 unknown; index: int64 [b], the
+    samples' numbers in the shard set; valid: bool [b], False for padding. All on one device.
+    """
+
+    epoch: int
+    step: int
+    image: torch.Tensor
+    meta: torch.Tensor
+    target: torch.Tensor
+    index: torch.Tensor
+    valid: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; from pinned memory the copy does not wait."""
+        names = ("image", "meta", "target", "index", "valid")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+class Renderer(Protocol):
+    """Turns requests into pixels, in order and ahead of the consumer; closes with `with`."""
+
+    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Each request with its images, uint8 [b, size, size, 3]."""
+        ...
+
+    def close(self) -> None:
+        """End threads and free buffers; an iterator of `render` must not be used afterwards."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def train_requests(
+    rows: Indices,
+    partition: Partition,
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    size: int,
+    epochs: range,
+    first_step: int = 0,
+) -> Iterator[Request]:
+    """The training stream over `epochs`, from step `first_step` of the first one on.
+
+    `rows` (int64) are the samples in any fixed order; `size` is the images' edge in pixels.
+    """
+    for epoch in epochs:
+        order = rows[permutation(len(rows), seed, epoch)]
+        for step in range(first_step if epoch == epochs.start else 0, partition.steps):
+            places, valid = partition.positions(step)
+            index = order[places]
+            params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=size)
+            yield Request(epoch=epoch, step=step, index=index, valid=valid, params=params)
+
+
+def eval_requests(rows: Indices, partition: Partition) -> Iterator[Request]:
+    """Each of `rows` once, in their order, as they are."""
+    for step in range(partition.steps):
+        places, valid = partition.positions(step)
+        yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None)
+
+
+def batches(
+    shards: ShardSet, meta: MetaKind, renderer: Renderer, requests: Iterable[Request], device: torch.device
+) -> Iterator[Batch]:
+    """Render `requests` and join what samples.parquet says of each sample."""
+    for request, image in renderer.render(requests):
+        features = shards.meta[request.index]
+        if request.params is not None:
+            hidden = request.params.hide_meta
+            features[hidden] = hide_clinical(meta, features[hidden])
+        yield Batch(
+            epoch=request.epoch,
+            step=request.step,
+            image=image,
+            meta=torch.from_numpy(features),
+            target=torch.from_numpy(shards.target[request.index].astype(np.float32)),
+            index=torch.from_numpy(request.index),
+            valid=torch.from_numpy(request.valid),
+        ).to(device)
+
+
+def open_renderer(
+    config: LoaderConfig, shards: ShardSet, batch_size: int, device: torch.device, *, threads: int
+) -> Renderer:
+    """The renderer that `config` names, for local batches of `batch_size`; `threads` where the config says 0."""
+    from loaders.dali import CpuDaliRenderer, GpuDaliRenderer, require_dali
+    from loaders.host import HostRenderer
+
+    placement = config.placement
+    if placement == "auto":
+        placement = "host" if require_dali() is not None else "dali-gpu" if device.type == "cuda" else "dali-cpu"
+    threads = config.threads or threads
+    if placement == "host":
+        return HostRenderer(shards, batch_size, threads=threads, prefetch=config.prefetch, device=device)
+    if placement == "dali-cpu":
+        return CpuDaliRenderer(shards, batch_size, threads=threads, prefetch=config.prefetch, device=device)
+    return GpuDaliRenderer(
+        shards,
+        batch_size,
+        threads=threads,
+        prefetch=config.prefetch,
+        device=device,
+        hw_decoder_load=config.hw_decoder_load,
+    )

@@ -1,0 +1,189 @@
+"""Image backbones from timm: our short names, pretrained or given weights, layout and normalisation of each."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.errors import UserError
+from models.torchvision_stub import define_missing_operators
+
+SHORT_NAMES = {
+    "efficientnet_b1": "tf_efficientnet_b1.ns_jft_in1k",
+    "efficientnet_b3": "tf_efficientnet_b3.ns_jft_in1k",
+    "efficientnet_b4": "tf_efficientnet_b4.ns_jft_in1k",
+    "resnest50": "resnest50d.in1k",
+    "tiny": "test_efficientnet.r160_in1k",
+}
+"""Short name -> timm name. A short name goes before timm's own: timm's efficientnet_b1 is efficientnet_b1.ft_in1k."""
+
+CHANNELS_LAST = {"resnest": False}
+"""Start of a timm name -> whether it is faster in channels_last; convolutional nets that are not named are."""
+
+_REMEDY = "pass --weights FILE (.pth or .safetensors) or --weights none"
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An image network without its classifier, and what its caller must know to feed it."""
+
+    module: nn.Module
+    """Normalised float images [B, 3, size, size] -> pooled features [B, features]."""
+    features: int
+    """Length of the pooled features."""
+    mean: tuple[float, float, float]
+    """Per-channel mean of the images it was trained with, in RGB order, with pixels in 0 to 1."""
+    std: tuple[float, float, float]
+    """Per-channel standard deviation, likewise."""
+    channels_last: bool
+    """Whether it runs faster in torch.channels_last than in the default NCHW layout."""
+
+
+def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
+    """Build the backbone `name` (a short name or a timm name) for images of size x size pixels.
+
+    `weights` is auto for timm's pretrained weights, none for random ones, or a .pth or .safetensors file with
+    a state dict of the backbone; in a file, the classifier that timm's pretrained_cfg names is ignored.
+    Raises UserError for an unknown name, for pretrained weights that do not exist or cannot be fetched, and
+    for a file that is missing, unreadable or does not fit.
+    """
+    timm = _import_timm()
+    timm_name = SHORT_NAMES.get(name, name)
+    pretrained = _pretrained_config(timm, name, timm_name)
+    # A ViT's position embedding belongs to one image size; a convolutional net takes any.
+    options = {"num_classes": 0} | ({"img_size": size} if pretrained.fixed_input_size else {})
+    module: Any
+    if weights == "auto":
+        module = _create_pretrained(timm, timm_name, pretrained, options)
+    else:
+        module = timm.create_model(timm_name, pretrained=False, **options)
+        if weights != "none":
+            _load_weights(module, Path(weights), pretrained.classifier, name)
+    return Backbone(
+        module=module,
+        features=module.head_hidden_size,
+        mean=tuple(pretrained.mean),
+        std=tuple(pretrained.std),
+        channels_last=_prefers_channels_last(timm_name, fixed_size=pretrained.fixed_input_size),
+    )
+
+
+def _import_timm() -> ModuleType:
+    """timm, imported on first use: it takes seconds and must find torchvision's operators declared."""
+    define_missing_operators()
+    import timm
+
+    module: ModuleType = timm
+    return module
+
+
+def _prefers_channels_last(timm_name: str, *, fixed_size: bool) -> bool:
+    """The table's word; otherwise yes for convolutional nets. A fixed size is the mark of token models."""
+    for start, preference in CHANNELS_LAST.items():
+        if timm_name.startswith(start):
+            return preference
+    return not fixed_size
+
+
+def _pretrained_config(timm: ModuleType, name: str, timm_name: str) -> Any:
+    """timm's description of `timm_name`: where its weights lie, its mean, std, classifier and input size."""
+    try:
+        config = timm.models.get_pretrained_cfg(timm_name)
+    except RuntimeError:  # the architecture exists, the tag behind the dot does not
+        config = None
+    # timm lists a renamed model under its old name too, but without a description: the new name is asked for.
+    if config is None:
+        known = [*SHORT_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
+        nearest = ", ".join(difflib.get_close_matches(name, dict.fromkeys(known), n=3)) or "none"
+        raise UserError(
+            f"backbone={name!r} is unknown: give one of {', '.join(SHORT_NAMES)} or a timm {timm.__version__} "
+            f"name (nearest: {nearest})"
+        )
+    return config
+
+
+def _create_pretrained(timm: ModuleType, timm_name: str, pretrained: Any, options: dict[str, int]) -> nn.Module:
+    """The model with timm's pretrained weights, from the local cache or from the network."""
+    if not pretrained.has_weights:
+        raise UserError(f"timm has no pretrained weights for {timm_name}: {_REMEDY}")
+    if pretrained.hf_hub_id:
+        _fetch_into_cache(timm_name, pretrained.hf_hub_id, pretrained.hf_hub_filename or "model.safetensors")
+    try:
+        model: nn.Module = timm.create_model(timm_name, pretrained=True, **options)
+    except OSError as error:
+        raise UserError(_not_fetched(timm_name, error)) from error
+    return model
+
+
+def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
+    """Bring a weights file into the Hugging Face cache; UserError within seconds where there is no network.
+
+    timm would download by itself, but then a missing network shows after two rounds of five retries each.
+    So one request without retries goes first, and none at all where the cache holds the file.
+    """
+    import huggingface_hub as hub
+
+    if isinstance(hub.try_to_load_from_cache(repository, filename), str):
+        return
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=_PROBE_SECONDS)
+        hub.hf_hub_download(repository, filename)
+    except hub.errors.RemoteEntryNotFoundError:
+        return  # the repository keeps its weights under another name, which timm finds
+    # The hub passes on its HTTP client's own exceptions, and the client changes between its versions.
+    except Exception as error:
+        raise UserError(_not_fetched(timm_name, error)) from error
+
+
+def _not_fetched(timm_name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"pretrained weights of {timm_name} could not be fetched ({type(error).__name__}: {reason}): {_REMEDY}"
+
+
+def _load_weights(module: nn.Module, path: Path, classifier: str | tuple[str, ...], name: str) -> None:
+    """Load a state dict file into `module`, strictly but for the classifier that `module` does without."""
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    own = module.state_dict()
+    given = {
+        key: tensor
+        for key, tensor in _read_state_dict(path).items()
+        if key in own or key.rpartition(".")[0] not in heads
+    }
+    misfits = [f"missing {key}" for key in own if key not in given]
+    misfits += [f"unexpected {key}" for key in given if key not in own]
+    misfits += [
+        f"shape of {key} is {list(given[key].shape)}, not {list(tensor.shape)}"
+        for key, tensor in own.items()
+        if key in given and given[key].shape != tensor.shape
+    ]
+    if misfits:
+        shown = "; ".join(misfits[:10]) + (f"; and {len(misfits) - 10} more" if len(misfits) > 10 else "")
+        raise UserError(f"{path} does not fit backbone {name}: {shown}. Name the backbone it was made with.")
+    module.load_state_dict(given)
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Names and tensors of a .pth (read with weights_only) or .safetensors file, on the CPU."""
+    if path.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"weights={str(path)!r} is neither auto, none, a .pth nor a .safetensors file")
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist: name a file, or pass --weights none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file raises whatever its reader met first: struct, zip, pickle, key and runtime errors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"weights file {path} cannot be read ({type(error).__name__}: {reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"weights file {path} holds no state dict (names to tensors): save module.state_dict()")
+    return state

@@ -1,0 +1,126 @@
+"""The network: image features and patient data, joined in front of one linear head."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.errors import UserError
+from configs.schema import ModelConfig
+from models.backbones import Backbone, create_backbone
+
+
+class PixelNormalise(nn.Module):
+    """uint8 [B, H, W, 3] in RGB -> float32 [B, 3, H, W], (pixel / 255 - mean) / std.
+
+    The permuted NHWC batch is channels_last as it lies; for a net that prefers NCHW it is copied while it is
+    still bytes, a quarter of the traffic.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float], *, channels_last: bool
+    ) -> None:
+        super().__init__()
+        deviation = torch.tensor(std, dtype=torch.float64)
+        centre = torch.tensor(mean, dtype=torch.float64)
+        self.channels_last = channels_last
+        self.register_buffer("scale", (1 / (255 * deviation)).float().view(1, 3, 1, 1))
+        self.register_buffer("offset", (-centre / deviation).float().view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise one batch; see the class for shapes and dtypes."""
+        pixels = image.permute(0, 3, 1, 2)
+        if not self.channels_last:
+            pixels = pixels.contiguous()
+        return torch.addcmul(self.offset, pixels.float(), self.scale)
+
+
+class MultiSampleHead(nn.Module):
+    """features [B, F] -> logits float32 [B]: the mean over `masks` dropout masks that share one linear layer.
+
+    The layer is linear, so the mean of its logits is the logit of the mean mask: one pass instead of `masks`.
+    Multi-sample dropout: Inoue, 2019, arXiv:1905.09788.
+    """
+
+    def __init__(self, features: int, *, drop: float, masks: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 1)
+        self.drop = drop
+        self.masks = masks
+
+    def draw_masks(self, features: Tensor) -> Tensor:
+        """[masks, B, F]: zeros with probability `drop`, otherwise 1 / (1 - drop)."""
+        return F.dropout(torch.ones_like(features).expand(self.masks, *features.shape), self.drop)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Score one batch, in float32 whatever autocast says: one dot product a sample costs nothing."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            if self.training and self.drop > 0:
+                features = features * self.draw_masks(features).mean(0)
+            logits: Tensor = self.linear(features).squeeze(1)
+            return logits
+
+
+class FusionModel(nn.Module):
+    """image uint8 [B, H, W, 3] and meta float32 [B, M] -> logit of melanoma, float32 [B].
+
+    `backbone` or `meta_features` may be None: such a model does not look at that input, but it is still
+    called with both. `channels_last` says whether `.to(memory_format=torch.channels_last)` pays.
+    """
+
+    def __init__(self, backbone: Backbone | None, config: ModelConfig, *, meta_features: int | None) -> None:
+        super().__init__()
+        self.channels_last = backbone is not None and backbone.channels_last
+        self.normalise: PixelNormalise | None = None
+        self.backbone: nn.Module | None = None
+        self.meta: nn.Sequential | None = None
+        features = 0
+        if backbone is not None:
+            self.normalise = PixelNormalise(backbone.mean, backbone.std, channels_last=backbone.channels_last)
+            self.backbone = backbone.module
+            features += backbone.features
+        if meta_features is not None:
+            self.meta = _meta_branch(meta_features, config)
+            features += config.meta_out
+        if features == 0:
+            raise ValueError("a FusionModel without backbone and meta_features has no input")
+        self.head = MultiSampleHead(features, drop=config.head_drop, masks=config.head_masks)
+
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:
+        """Score one batch; see the class for shapes and dtypes."""
+        features = []
+        if self.normalise is not None and self.backbone is not None:
+            features.append(self.backbone(self.normalise(image)))
+        if self.meta is not None:
+            features.append(self.meta(meta))
+        logits: Tensor = self.head(torch.cat(features, dim=1))
+        return logits
+
+
+def _meta_branch(meta_features: int, config: ModelConfig) -> nn.Sequential:
+    """meta float32 [B, meta_features] -> [B, config.meta_out]."""
+    return nn.Sequential(
+        nn.Linear(meta_features, config.meta_hidden),
+        nn.BatchNorm1d(config.meta_hidden),
+        nn.SiLU(),
+        nn.Dropout(config.meta_drop),
+        nn.Linear(config.meta_hidden, config.meta_out),
+        nn.BatchNorm1d(config.meta_out),
+        nn.SiLU(),
+    )
+
+
+def build_model(backbone: str, config: ModelConfig, *, size: int, meta_features: int, weights: str) -> FusionModel:
+    """Build the network that `config.inputs` asks for, on the CPU, in training mode.
+
+    `size` is the edge of the images in pixels, `meta_features` the length M of the meta vector; `backbone` and
+    `weights` are read by `create_backbone` (not at all for inputs=meta). Raises UserError as it does, and for
+    a meta vector without entries that the model should read.
+    """
+    if config.inputs != "image" and meta_features < 1:
+        raise UserError(f"meta_features={meta_features} with model.inputs={config.inputs}: pass --model.inputs image")
+    image = None if config.inputs == "meta" else create_backbone(backbone, size=size, weights=weights)
+    return FusionModel(image, config, meta_features=None if config.inputs == "image" else meta_features)

@@ -1,0 +1,127 @@
+"""What a shard set is: manifest.json, samples.parquet and tar shards, in one folder that explains itself."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SAMPLES = "samples.parquet"
+
+_VECTOR = pa.list_(pa.float32(), 11)
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),  # row number; kept samples come first, in the order of the shards
+        ("key", pa.string()),
+        ("shard", pa.string()),  # file name; null where the row was left out
+        ("offset", pa.int64()),  # of the JPEG in the shard, in bytes; -1 where left out
+        ("length", pa.int32()),
+        ("crc32", pa.uint32()),
+        ("source", pa.int16()),
+        ("split", pa.string()),
+        ("fold", pa.int8()),  # -1 for test rows
+        ("target", pa.int8()),  # -1 where unknown
+        ("diagnosis", pa.string()),
+        ("group", pa.string()),
+        ("meta_clinical", _VECTOR),
+        ("meta_reference", _VECTOR),  # null where left out: it needs the image file's size
+        ("sex", pa.string()),
+        ("age", pa.float32()),  # years
+        ("site", pa.string()),
+        ("sex_missing", pa.bool_()),
+        ("age_missing", pa.bool_()),
+        ("site_missing", pa.bool_()),
+        ("n_images", pa.int32()),
+        ("file_bytes", pa.int64()),
+        ("width", pa.int32()),  # of the upright original, in pixels
+        ("height", pa.int32()),
+        ("left_out", pa.string()),  # why; null where kept
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tar file of a shard set."""
+
+    file: str
+    bytes: int
+    samples: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json; `counts` has a row for each source, split, fold and target."""
+
+    schema_version: int
+    size: int
+    encoder: dict[str, Any]
+    options: dict[str, Any]
+    inputs_sha256: str
+    samples: int
+    left_out: int
+    counts: list[dict[str, Any]]
+    samples_sha256: str
+    shards: list[ShardEntry]
+
+
+def count_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Kept rows by source, split, fold and target."""
+    kept = rows[rows["left_out"].isna()]
+    sizes = kept.groupby(["source", "split", "fold", "target"]).size().reset_index(name="samples")
+    return [{str(name): value for name, value in row.items()} for row in sizes.to_dict("records")]
+
+
+def write_samples(rows: pd.DataFrame, path: Path) -> str:
+    """Write samples.parquet (columns of SAMPLE_SCHEMA) and return its SHA-256."""
+    arrays = [_arrow(rows[field.name], field.type) for field in SAMPLE_SCHEMA]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), path)
+    return file_sha256(path)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write manifest.json; its presence says that the shard set is whole."""
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read manifest.json of a shard set. Raises UserError where there is none or it is not ours."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no shard set (no {MANIFEST}): make one with python prep/shard.py --out {folder}"
+        )
+    try:
+        record = json.loads(path.read_text())
+        version = record["schema_version"]
+        if version == SCHEMA_VERSION:
+            return Manifest(**{**record, "shards": [ShardEntry(**entry) for entry in record["shards"]]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest: {error}; make the shard set anew") from error
+    raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: make the shard set anew")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _arrow(column: pd.Series, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        values = column.to_numpy()
+        nulls = np.array([value is None for value in values])
+        width = kind.list_size
+        flat = np.concatenate([np.zeros(width, np.float32) if value is None else value for value in values])
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width, mask=pa.array(nulls))
+    return pa.Array.from_pandas(column, type=kind)

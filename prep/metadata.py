@@ -1,0 +1,59 @@
+"""The two meta vectors, each of eleven float32 features.
+
+`reference` is what the mission's numbers were reached with; its n_images and file size tell 2019 from 2020 and
+leak the source. `clinical` holds only what a clinic knows about a new lesion, and says what is missing.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from configs.schema import MetaKind
+from prep.tables import SITES
+
+FEATURES: dict[MetaKind, tuple[str, ...]] = {
+    "clinical": ("sex", "age/90", *SITES, "sex missing", "age missing", "site missing"),
+    "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
+}
+# What each vector's clinical part (sex, age and site) becomes when it is hidden: column -> value.
+_HIDDEN_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
+
+
+def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """The meta vectors of `rows`, float32 [N, 11].
+
+    Reads sex, age (years) and site, and for `reference` also n_images (images of the patient in the complete
+    tables, 1 without a patient id) and file_bytes (size of the image file as found).
+    """
+    sex = rows["sex"].map({"male": 1.0, "female": 0.0}).to_numpy(dtype=np.float64)
+    age = rows["age"].to_numpy(dtype=np.float64) / 90.0
+    sites = np.stack([(rows["site"] == site).to_numpy(dtype=np.float64) for site in SITES], axis=1)
+    no_site = rows["site"].isna().to_numpy(dtype=np.float64)
+    known_sex = np.where(np.isnan(sex), _HIDDEN_SEX[kind], sex)
+    columns = [known_sex, np.nan_to_num(age, nan=0.0)]
+    if kind == "reference":
+        columns += [np.log1p(rows["n_images"].to_numpy(dtype=np.float64))]
+        columns += [np.log(rows["file_bytes"].to_numpy(dtype=np.float64))]
+    columns += [*sites.T]
+    if kind == "clinical":
+        columns += [np.isnan(sex).astype(np.float64), np.isnan(age).astype(np.float64)]
+    return np.stack([*columns, no_site], axis=1).astype(np.float32)
+
+
+def images_per_patient(table: pd.DataFrame) -> npt.NDArray[np.int32]:
+    """Images of each row's patient over all splits, int32 [N]; 1 without a patient id."""
+    counts = table["patient"].map(table["patient"].value_counts())
+    return np.asarray(counts.fillna(1), dtype=np.int32)
+
+
+def hide_clinical(kind: MetaKind, meta: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A copy of `meta` [N, 11] in which sex, age and site are missing and the rest is as it was."""
+    hidden = meta.copy()
+    for column, name in enumerate(FEATURES[kind]):
+        if name == "sex":
+            hidden[:, column] = _HIDDEN_SEX[kind]
+        elif name in SITES or name == "age/90":
+            hidden[:, column] = 0.0
+        elif name.endswith(" missing"):
+            hidden[:, column] = 1.0
+    return hidden

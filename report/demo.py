@@ -1,0 +1,124 @@
+"""The whole way on synthetic data, in the commands that a user would type: `make demo`, or python -m report.demo.
+
+Data -> shards -> two backbones x two folds, and an image-only and a meta-only member -> submissions -> a table of
+AUCs beside the best possible one. All of it lands in demo/; a second run goes on where the first one stopped.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from configs.schema import AugmentConfig
+from evaluation.metrics import Estimate, auc_interval, paired_auc_difference
+from loaders.shards import ShardSet
+from report.figures import auc_bars, sample_grid, training_curves
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path("demo")
+BACKBONES = ("tiny", "test_resnet.r160_in1k")
+FOLDS = (0, 1)
+ABLATIONS = ("image", "meta")
+_RECIPE = "--config configs/tiny.yaml --shards demo/shards"
+
+
+def commands() -> list[str]:
+    """The command lines of the demo, in their order."""
+    lines = [
+        "prep/synthetic.py --out demo/data --train 3000 --test 3000",
+        "prep/shard.py --isic2020 demo/data/2020 --isic2019 demo/data/2019 --size 64 --out demo/shards",
+    ]
+    lines += [
+        f"train.py {_RECIPE} --backbone {name} --fold {fold} --out demo/runs" for name in BACKBONES for fold in FOLDS
+    ]
+    lines += [f"train.py {_RECIPE} --fold 0 --model.inputs {kind} --out demo/ablation/{kind}" for kind in ABLATIONS]
+    lines += ["infer.py --ensemble --runs demo/runs --shards demo/shards --out demo/submissions"]
+    lines += ["infer.py --runs demo/ablation --shards demo/shards --out demo/submissions"]
+    return lines
+
+
+def main() -> None:
+    """Run the commands, then draw and print what came out."""
+    console = Console()
+    start = time.perf_counter()
+    for line in commands():
+        console.print(f"[bold]$ python {line}[/bold]", highlight=False, soft_wrap=True)
+        finished = subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=False)
+        if finished.returncode:
+            sys.exit(finished.returncode)
+    shards = ShardSet(ROOT / OUT / "shards")
+    sample_grid(shards, AugmentConfig(), ROOT / OUT / "samples.png")
+    folders = {"/".join(path.parent.parts[-2:]): path.parent for path in sorted((ROOT / OUT / "runs").rglob("best.pt"))}
+    training_curves(folders, ROOT / OUT / "training_curves.png")
+    judge(console, minutes=(time.perf_counter() - start) / 60)
+
+
+def judge(console: Console, *, minutes: float) -> None:
+    """Compare every submission with the truth that prep never saw; write demo/results.json and auc.png."""
+    truth = pd.read_csv(ROOT / OUT / "data" / "truth.csv")
+    truth = truth[truth["split"] == "test"].set_index("image_name").sort_index()
+    target = truth["target"].to_numpy()
+    best = auc_interval(target, truth["logit"].to_numpy())
+    files = sorted((ROOT / OUT / "submissions").glob("submission_*.csv"))
+    scores = {file.stem.removeprefix("submission_"): _score(file, truth.index) for file in files}
+    scores["ensemble"] = scores.pop("ensemble")  # last
+    estimates = {name: auc_interval(target, score) for name, score in scores.items()}
+    both = scores["tiny_fold0"]
+    paired = {kind: paired_auc_difference(target, both, scores[f"{kind}_tiny_fold0"]) for kind in ABLATIONS}
+    results = {
+        "test_images": len(target),
+        "test_melanomas": int(target.sum()),
+        "minutes": round(minutes, 2),
+        "best_possible": _plain(best),
+        "auc": {name: _plain(estimate) for name, estimate in estimates.items()},
+        "covered": round(coverage(estimates["ensemble"].value, best.value), 4),
+        "tiny_fold0_minus": {kind: _plain(estimate) for kind, estimate in paired.items()},
+    }
+    (ROOT / OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    intervals = {name: (estimate.value, estimate.low, estimate.high) for name, estimate in estimates.items()}
+    auc_bars(intervals, best.value, ROOT / OUT / "auc.png")
+    _print(console, estimates, best, paired, minutes)
+
+
+def coverage(auc: float, best: float) -> float:
+    """Share of the way from chance (0.5) to the best possible AUC."""
+    return (auc - 0.5) / (best - 0.5)
+
+
+def _print(
+    console: Console, estimates: dict[str, Estimate], best: Estimate, paired: dict[str, Estimate], minutes: float
+) -> None:
+    table = Table(title=f"AUC on the synthetic test images ({minutes:.1f} minutes in all)", title_justify="left")
+    for heading in ("member", "AUC", "95 % interval", "of the way from 0.5 to the best"):
+        table.add_column(heading, justify="left" if heading == "member" else "right")
+    for name, estimate in {**estimates, "best possible": best}.items():
+        interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
+        table.add_row(name, f"{estimate.value:.3f}", interval, f"{coverage(estimate.value, best.value):.0%}")
+    console.print(table)
+    for kind, estimate in paired.items():
+        console.print(
+            f"tiny_fold0 minus its {kind}-only form: {estimate.value:+.3f} (95 % {estimate.low:+.3f} to "
+            f"{estimate.high:+.3f})",
+            highlight=False,
+        )
+    console.print(f"Pictures, submissions and results.json lie in {OUT}/", highlight=False)
+
+
+def _score(file: Path, names: pd.Index) -> np.ndarray:
+    submission = pd.read_csv(file).set_index("image_name")["target"]
+    return submission.loc[names].to_numpy()
+
+
+def _plain(estimate: Estimate) -> dict[str, float]:
+    return {"value": round(estimate.value, 4), "low": round(estimate.low, 4), "high": round(estimate.high, 4)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Small data that the tests share: made once a session, never changed by a test."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from configs.schema import PrepConfig
+from prep.build import build
+
+ROOT = Path(__file__).resolve().parents[1]
+SITES_2020 = ("torso", "head/neck", "lower extremity", "")
+SITES_2019 = ("anterior torso", "head/neck", "lateral torso", "")
+
+
+@pytest.fixture(scope="session")
+def isic_sample() -> Path:
+    folder = Path(os.environ.get("ISIC_SAMPLE", ROOT / ".." / "shared" / "data" / "isic-sample")).resolve()
+    if not (folder / "2020" / "train.csv").is_file():
+        pytest.skip(f"the real ISIC sample is not at {folder}: set ISIC_SAMPLE to its folder")
+    return folder
+
+
+def write_jpeg(path: Path, seed: int, width: int = 80, height: int = 60) -> None:
+    """A smooth random picture, so that JPEG compression changes it little."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 40.0
+    planes = [127 + 90 * np.sin(rng.uniform(1, 3) * x + rng.uniform(1, 3) * y + rng.uniform(0, 6)) for _ in range(3)]
+    pixels = np.ascontiguousarray(np.stack(planes, axis=2).astype(np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="420"))
+
+
+def write_isic2020(folder: Path, train: int, test: int) -> Path:
+    """A Kaggle-shaped 2020 download: two images a patient, every fourth patient with melanoma."""
+    header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge"
+    lines = [f"{header},diagnosis,benign_malignant,target"]
+    for number in range(train):
+        patient = number // 2
+        label = int(patient % 4 == 0)
+        sex, age = ("male", "female", "")[patient % 3], (45.0, 60.0, "")[number % 3]
+        facts = f"ISIC_{number:07d},IP_{patient:07d},{sex},{age},{SITES_2020[number % 4]}"
+        lines.append(f"{facts},{'melanoma' if label else 'nevus'},{'malignant' if label else 'benign'},{label}")
+        write_jpeg(folder / "jpeg" / "train" / f"ISIC_{number:07d}.jpg", number)
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    names = [f"ISIC_{number:07d}" for number in range(5_000_000, 5_000_000 + test)]
+    rows = [f"{name},IP_9{name[-6:]},female,50.0,torso" for name in names]
+    (folder / "test.csv").write_text("\n".join([header, *rows]) + "\n")
+    for number, name in enumerate(names):
+        write_jpeg(folder / "jpeg" / "test" / f"{name}.jpg", 10_000 + number)
+    (folder / "ISIC_2020_Training_Duplicates.csv").write_text("image_name_1,image_name_2\nISIC_0000000,ISIC_0000002\n")
+    return folder
+
+
+def write_isic2019(folder: Path, train: int) -> Path:
+    """A challenge-shaped 2019 download: three images a lesion, every third lesion a melanoma, CRLF line ends."""
+    classes = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK"]
+    truth, meta = [",".join(["image", *classes])], ["image,age_approx,anatom_site_general,lesion_id,sex"]
+    for number in range(train):
+        name = f"ISIC_1{number:06d}" + ("_downsampled" if number % 5 == 0 else "")
+        lesion = number // 3
+        hot = 0 if lesion % 3 == 0 else 1 + lesion % 2
+        truth.append(",".join([name, *("1.0" if place == hot else "0.0" for place in range(len(classes)))]))
+        archive = ("BCN_", "HAM_", "MSK4_")[lesion % 3]
+        lesion_id = f"{archive}{lesion:07d}" if number % 7 else ""
+        meta.append(f"{name},{'' if number % 6 == 0 else 55},{SITES_2019[number % 4]},{lesion_id},male")
+        write_jpeg(folder / "ISIC_2019_Training_Input" / f"{name}.jpg", 20_000 + number, width=96, height=96)
+    (folder / "ISIC_2019_Training_GroundTruth.csv").write_text("\r\n".join(truth) + "\r\n", newline="")
+    (folder / "ISIC_2019_Training_Metadata.csv").write_text("\r\n".join(meta) + "\r\n", newline="")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a small 2020 download (80 train, 9 test) and a small 2019 download (60 train)."""
+    root = tmp_path_factory.mktemp("downloads")
+    return write_isic2020(root / "2020", 80, 9), write_isic2019(root / "2019", 60)
+
+
+@pytest.fixture(scope="session")
+def shard_folder(downloads: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of the small downloads: 64 px, 3 folds, 140 training and 9 test samples, 20 samples a shard."""
+    out = tmp_path_factory.mktemp("shards") / "small"
+    isic2020, isic2019 = downloads
+    build(
+        PrepConfig(
+            isic2020=str(isic2020),
+            isic2019=str(isic2019),
+            out=str(out),
+            size=64,
+            folds=3,
+            workers=1,
+            samples_per_shard=20,
+        )
+    )
+    return out

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from prep.tables import merged_table, read_2019, read_2020
+
+
+def test_the_real_tables_merge_to_the_known_counts(isic_sample: Path) -> None:
+    table = merged_table(isic_sample / "2020", isic_sample / "2019")
+    train = table[table["split"] == "train"]
+    assert (len(train), int((train["target"] == 1).sum())) == (58_457, 5_106)
+    sites = train.groupby(train["site"].fillna("missing"))["target"].agg(["size", "mean"])
+    known = {
+        "torso": (26_601, 0.0764),
+        "lower extremity": (13_407, 0.0686),
+        "upper extremity": (7_893, 0.1058),
+        "head/neck": (6_442, 0.1481),
+        "missing": (3_158, 0.0431),
+        "palms/soles": (773, 0.2665),
+        "oral/genital": (183, 0.1257),
+    }
+    assert {site: (int(row["size"]), round(row["mean"], 4)) for site, row in sites.iterrows()} == known
+    assert (table["split"] == "test").sum() == 10_982
+
+
+def test_missing_values_stay_missing(isic_sample: Path) -> None:
+    rows = read_2019(isic_sample / "2019")
+    nulls = {name: int(rows[name].isna().sum()) for name in ("age", "site", "sex", "lesion")}
+    assert nulls == {"age": 437, "site": 2_631, "sex": 384, "lesion": 2_084}
+
+
+def test_either_source_alone_suffices(downloads: tuple[Path, Path]) -> None:
+    isic2020, isic2019 = downloads
+    assert set(merged_table(isic2020, None)["source"]) == {2020}
+    assert set(merged_table(None, isic2019)["source"]) == {2019}
+
+
+def edited(downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, new: str) -> Path:
+    """A copy of one download's tables (no images) with a text replaced in the file `name`."""
+    source = downloads[0] if (downloads[0] / name).is_file() else downloads[1]
+    for csv in source.glob("*.csv"):
+        (tmp_path / csv.name).write_text(csv.read_text())
+    text = (tmp_path / name).read_text()
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new, 1))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("train.csv", "sex,", "gender,", "lacks the column sex"),
+        ("train.csv", "nevus,benign,0", "nevus,benign,2", "column target: '2', wanted 0 or 1"),
+        ("train.csv", "head/neck", "elbow", "column anatom_site_general_challenge: 'elbow'"),
+        ("train.csv", "60.0", "old", "column age_approx: 'old'"),
+        ("train.csv", "male", "m", "column sex: 'm'"),
+        ("train.csv", "ISIC_0000003,", ",", "an image name in every row"),
+        ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "occur twice"),
+        ("test.csv", "sex,", "gender,", "lacks the column sex"),
+    ],
+)
+def test_a_bad_2020_table_names_file_and_place(
+    downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, new: str, said: str
+) -> None:
+    folder = edited(downloads, tmp_path, name, old, new)
+    with pytest.raises(UserError, match=r".") as raised:
+        merged_table(folder, None)
+    assert said in str(raised.value)
+    assert name in str(raised.value) or "twice" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("ISIC_2019_Training_GroundTruth.csv", "1.0,0.0", "1.0,1.0", "a single 1 in every row"),
+        ("ISIC_2019_Training_GroundTruth.csv", "MEL", "MELANOMA", "lacks the column MEL"),
+        ("ISIC_2019_Training_Metadata.csv", "ISIC_1000003,", "ISIC_1999999,", "not in it, first ISIC_1"),
+        ("ISIC_2019_Training_Metadata.csv", "anterior torso", "torso, front", "is not a CSV file"),
+    ],
+)
+def test_a_bad_2019_table_names_file_and_place(
+    downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, new: str, said: str
+) -> None:
+    folder = edited(downloads, tmp_path, name, old, new)
+    with pytest.raises(UserError) as raised:
+        read_2019(folder)
+    assert said in str(raised.value)
+
+
+def test_the_row_named_is_the_line_of_the_file(downloads: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = edited(downloads, tmp_path, "train.csv", "nevus,benign,0", "nevus,benign,7")
+    lines = (folder / "train.csv").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, start=1) if text.endswith(",7"))
+    with pytest.raises(UserError, match=rf"train\.csv line {line},"):
+        read_2020(folder)
+
+
+def test_no_such_folder_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--isic2020 .*: no such folder"):
+        merged_table(tmp_path / "nowhere", None)

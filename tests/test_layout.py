@@ -1,0 +1,44 @@
+"""The direction of imports, folder by folder."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# What each folder may import from, besides itself.
+ALLOWED = {
+    "configs": set(),
+    "prep": {"configs"},
+    "models": {"configs"},
+    "evaluation": {"configs"},
+    "loaders": {"configs", "prep"},
+    "engine": {"configs", "prep", "loaders", "models", "evaluation"},
+    "report": {"configs", "prep", "loaders", "models", "evaluation", "engine"},
+    "benchmarks": {"configs", "prep", "loaders", "models", "evaluation", "engine"},
+}
+
+
+def folders_imported_by(path: Path) -> set[str]:
+    """The project's folders that a file imports from, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names} & ALLOWED.keys()
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_a_folder_imports_only_from_those_below_it(folder: str) -> None:
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        assert folders_imported_by(path) <= ALLOWED[folder] | {folder}, path
+
+
+@pytest.mark.parametrize("command", ["train.py", "infer.py"])
+def test_the_commands_stand_below_report_and_benchmarks(command: str) -> None:
+    assert not folders_imported_by(ROOT / command) & {"report", "benchmarks"}
