@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from configs.schema import AugmentConfig
+from loaders.augment import AugmentParams, draw_params
+from loaders.host import augment_sample, flip_and_turn, warp
+
+CONFIG = AugmentConfig()
+OFF = replace(
+    CONFIG,
+    hflip=0.0,
+    vflip=0.0,
+    quarter_turn=0.0,
+    shift_scale_rotate=0.0,
+    hue_saturation_value=0.0,
+    brightness_contrast=0.0,
+    coarse_dropout=0.0,
+    meta_dropout=0.0,
+)
+MANY = np.arange(20_000)
+
+
+def draw(config: AugmentConfig, index: np.ndarray = MANY, size: int = 64, epoch: int = 0) -> AugmentParams:
+    return draw_params(config, seed=1, epoch=epoch, index=index, size=size)
+
+
+def picture(size: int = 32) -> np.ndarray:
+    y, x = np.mgrid[0:size, 0:size]
+    return np.stack([x * 7 % 256, y * 5 % 256, (x + 2 * y) % 256], axis=2).astype(np.uint8)
+
+
+def test_parameters_do_not_depend_on_the_batch_they_are_drawn_in() -> None:
+    whole, part = draw(CONFIG), draw(CONFIG, np.array([19_999, 7]))
+    for name in vars(whole):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[[19_999, 7]])
+
+
+def test_another_epoch_draws_anew() -> None:
+    assert (draw(CONFIG).affine == draw(CONFIG, epoch=1).affine).all(axis=(1, 2)).mean() < 0.2
+
+
+def test_with_everything_off_nothing_happens() -> None:
+    params = draw(OFF, np.arange(4))
+    out = np.empty_like(picture(64))
+    augment_sample(picture(64), params, 0, out)
+    np.testing.assert_array_equal(out, picture(64))
+    assert not params.hide_meta.any()
+
+
+@pytest.mark.parametrize(
+    ("field", "happened"),
+    [
+        ("shift_scale_rotate", lambda params: params.dihedral < 0),
+        ("coarse_dropout", lambda params: params.boxes.any(axis=(1, 2))),
+        ("hue_saturation_value", lambda params: params.recolour),
+        ("brightness_contrast", lambda params: params.recolour),
+        ("meta_dropout", lambda params: params.hide_meta),
+        ("hflip", lambda params: params.dihedral == 1),
+        ("vflip", lambda params: params.dihedral == 2),
+    ],
+)
+def test_each_probability_is_kept(field: str, happened: object) -> None:
+    share = happened(draw(replace(OFF, **{field: 0.3}))).mean()  # type: ignore[operator]
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(MANY))
+
+
+def test_all_eight_flips_and_turns_are_equally_likely() -> None:
+    codes = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=0.5)).dihedral
+    np.testing.assert_allclose(np.bincount(codes, minlength=8) / len(MANY), [3 / 16] * 4 + [1 / 16] * 4, atol=0.01)
+
+
+@pytest.mark.parametrize("turned", [0.0, 1.0])
+def test_a_flip_by_copy_is_the_flip_by_its_matrix(turned: float) -> None:
+    params = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=turned), np.arange(40))
+    rgbx = np.concatenate([picture(), picture()[..., :1]], axis=2)
+    for place in range(40):
+        expected = warp(rgbx, params.affine[place])
+        np.testing.assert_array_equal(flip_and_turn(picture(), int(params.dihedral[place])), expected)
+    assert len(set(params.dihedral.tolist())) >= 4
+
+
+def test_quarter_turns_are_numpys_rotations() -> None:
+    params = draw(replace(OFF, quarter_turn=1.0), np.arange(60))
+    made = {flip_and_turn(picture(), int(code)).tobytes() for code in params.dihedral}
+    assert made == {np.rot90(picture(), turns).tobytes() for turns in range(4)}
+
+
+def test_the_warp_stays_within_its_ranges_and_reaches_them() -> None:
+    config = replace(OFF, shift_scale_rotate=1.0)
+    affine = draw(config, size=100).affine.astype(np.float64)
+    determinant = affine[:, 0, 0] * affine[:, 1, 1] - affine[:, 0, 1] * affine[:, 1, 0]
+    scale = 1 / np.sqrt(determinant)
+    angle = np.rad2deg(np.arctan2(affine[:, 0, 1], affine[:, 0, 0]))
+    # The output point that shows the input's centre is where the centre was shifted to.
+    shift = -np.linalg.solve(affine[:, :, :2], affine[:, :, 2:])[:, :, 0] / 100
+    for values, limit, middle in ((scale, 0.1, 1), (angle, 45, 0), (shift, 0.0625, 0)):
+        assert np.abs(values - middle).max() <= limit * 1.0001
+        assert np.abs(values - middle).max() > limit * 0.99
+        assert abs((values - middle).mean()) < limit * 0.03
+
+
+def test_grey_stays_grey_under_hue_and_saturation_and_white_light_under_brightness() -> None:
+    colour = draw(replace(OFF, hue_saturation_value=1.0, value=0.0)).colour.astype(np.float64)
+    grey = colour @ np.array([100.0, 100.0, 100.0, 1.0])
+    np.testing.assert_allclose(grey, 100.0, atol=0.15)
+    colour = draw(replace(OFF, brightness_contrast=1.0, contrast=0.0)).colour.astype(np.float64)
+    moved = (colour @ np.array([100.0, 50.0, 10.0, 1.0])) - np.array([100.0, 50.0, 10.0])
+    np.testing.assert_allclose(moved, moved[:, :1].repeat(3, axis=1), atol=1e-3)
+    assert 0.19 < np.abs(moved).max() / 255 <= 0.2
+
+
+def test_holes_are_black_within_their_size_and_number() -> None:
+    config = replace(OFF, coarse_dropout=1.0, holes=5, hole_size=0.25)
+    params = draw(config, size=64)
+    boxes = params.boxes
+    filled = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    assert set(filled.sum(axis=1)) <= {0, 1, 2, 3, 4, 5}
+    assert filled.sum(axis=1).max() == 5
+    edges = boxes[..., 2:] - boxes[..., :2]
+    assert edges.max() <= 17
+    assert boxes.min() >= 0
+    assert boxes.max() <= 64
+    out = np.empty((64, 64, 3), dtype=np.uint8)
+    augment_sample(np.full((64, 64, 3), 200, dtype=np.uint8), params, 0, out)
+    left, top, right, bottom = boxes[0, 0]
+    assert not out[top:bottom, left:right].any()
+    assert (out == 200).any()

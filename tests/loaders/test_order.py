@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.errors import UserError
+from loaders.order import Partition, permutation
+
+
+@given(samples=st.integers(1, 300), per_rank=st.integers(1, 9), world=st.integers(1, 5))
+def test_every_sample_counts_once_in_equal_steps_on_every_rank(samples: int, per_rank: int, world: int) -> None:
+    parts = [
+        Partition(samples=samples, batch_size=per_rank * world, rank=rank, world_size=world) for rank in range(world)
+    ]
+    assert len({part.steps for part in parts}) == 1
+    counted = []
+    for part in parts:
+        for step in range(part.steps):
+            places, valid = part.positions(step)
+            assert len(places) == per_rank
+            counted += places[valid].tolist()
+            assert ((places >= 0) & (places < samples)).all()
+    assert sorted(counted) == list(range(samples))
+
+
+@given(samples=st.integers(1, 200), batch=st.sampled_from([4, 8, 12]), world=st.sampled_from([2, 4]))
+def test_ranks_cut_the_same_global_batches(samples: int, batch: int, world: int) -> None:
+    whole = Partition(samples=samples, batch_size=batch)
+    parts = [Partition(samples=samples, batch_size=batch, rank=rank, world_size=world) for rank in range(world)]
+    for step in range(whole.steps):
+        for which in (0, 1):
+            joined = np.concatenate([part.positions(step)[which] for part in parts])
+            np.testing.assert_array_equal(joined, whole.positions(step)[which])
+
+
+@given(samples=st.integers(1, 500), seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
+def test_the_order_is_a_permutation(samples: int, seed: int, epoch: int) -> None:
+    np.testing.assert_array_equal(np.sort(permutation(samples, seed, epoch)), np.arange(samples))
+
+
+def test_the_order_is_the_same_again_and_another_for_each_seed_and_epoch() -> None:
+    order = permutation(1000, 3, 5)
+    np.testing.assert_array_equal(order, permutation(1000, 3, 5))
+    for other in (permutation(1000, 4, 5), permutation(1000, 3, 6)):
+        assert abs(np.corrcoef(order, other)[0, 1]) < 0.15
+        assert (order == other).mean() < 0.02
+
+
+def test_position_and_sample_are_unrelated() -> None:
+    order = permutation(6000, 0, 0)
+    assert abs(np.corrcoef(order, np.arange(6000))[0, 1]) < 0.06
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match="give a multiple of 3"):
+        Partition(samples=10, batch_size=8, world_size=3)
