@@ -17,6 +17,9 @@ from configs.errors import UserError
 from configs.schema import InferConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from engine.distributed import Ranks
     from engine.evaluate import Predictions
     from engine.members import Member
@@ -25,9 +28,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Parse, load each member, predict, write."""
     config = parse(InferConfig, argv, prog="python infer.py", description=(__doc__ or "").split("\n")[0])
-    import numpy as np  # after the parsing: torch is heavy, and --help should not wait
-
-    from engine.distributed import joined_ranks
+    from engine.distributed import joined_ranks  # after the parsing: torch is heavy, and --help should not wait
     from engine.members import find_members, load_member
     from evaluation.ensemble import mean_probability
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
             if ranks.first:
                 write_submission(out / f"submission_{member.name}.csv", keys, predicted[-1])
         if config.ensemble and ranks.first:
-            write_submission(out / "submission_ensemble.csv", keys, mean_probability(np.stack(predicted)))
+            write_submission(out / "submission_ensemble.csv", keys, mean_probability(predicted))
 
 
 def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[list[str], Predictions]:
@@ -69,7 +70,7 @@ def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[lis
     return shards.key.take(predictions.index).to_pylist(), predictions
 
 
-def write_submission(path: Path, keys: list[str], probability: Sequence[float]) -> None:
+def write_submission(path: Path, keys: list[str], probability: npt.NDArray[np.float64]) -> None:
     """Write image_name,target, sorted by name; the file appears only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{key},{value:.9f}" for key, value in sorted(zip(keys, probability, strict=True))]

@@ -81,7 +81,7 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
             divisor=session.partition.local_batch_size,
         )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         session.clip_gradients()
         optimizer.step()
         session.schedule.step()

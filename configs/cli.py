@@ -1,5 +1,6 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -33,7 +34,7 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     parser.add_class_arguments(kind, fail_untyped=True)
     options: Any = parser.parse_args(_spelled_out(kind, argv))
     try:
-        settings = parser.instantiate_classes(options)
+        settings = parser.instantiate(options)
     except UserError:
         raise
     except ValueError as error:
@@ -83,4 +84,6 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output, head for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)

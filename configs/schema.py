@@ -48,6 +48,7 @@ class PrepConfig:
         _check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
         _check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
         _check(2 <= self.folds <= 100, "folds", self.folds, "give 2 to 100 folds")
+        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
         _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
         _check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")
 
@@ -72,6 +73,7 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         _check(self.train >= 100, "train", self.train, "give 100 images or more")
         _check(self.test >= 10, "test", self.test, "give 10 images or more")
+        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
         _check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
         _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
 

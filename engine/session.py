@@ -158,8 +158,9 @@ class Session:
             # Running statistics are shared before each evaluation, not in each step; the option's name has changed.
             known = inspect.signature(DistributedDataParallel).parameters
             option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            options: dict[str, Any] = {option: False}
             devices = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=devices, **{option: False})
+            self.network = DistributedDataParallel(self.model, device_ids=devices, **options)
         self.optimizer = create_optimizer(self.model, config.optim)
         self.schedule = create_schedule(
             self.optimizer, config.optim, steps_per_epoch=self.partition.steps, epochs=config.epochs

@@ -220,7 +220,7 @@ class GpuDaliRenderer:
         if device.type != "cuda":
             raise UserError("loader.placement='dali-gpu' needs a CUDA GPU: take dali-cpu, host or auto")
         self._pipelines: dict[bool, DaliPipeline] = {}
-        self._make = lambda augment: DaliPipeline(
+        self._make: Callable[[bool], DaliPipeline] = lambda augment: DaliPipeline(
             shards,
             batch_size,
             augment=augment,
@@ -240,8 +240,8 @@ class GpuDaliRenderer:
                 self._pipelines[augment] = self._make(augment)
             for request, images in self._pipelines[augment].run(chain([first], remaining)):
                 # The consumer's stream must have read the images before DALI writes there again: copy on that stream.
-                image = torch.utils.dlpack.from_dlpack(images.as_tensor()).clone()
-                yield request, image
+                image: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
+                yield request, image.clone()
 
     def close(self) -> None:
         """Give DALI's buffers back."""

@@ -44,7 +44,7 @@ def training_curves(members: dict[str, Path], path: Path) -> None:
     figure = _figure(9.0, 3.6)
     loss, area = figure.subplots(1, 2)
     for number, (name, folder) in enumerate(members.items()):
-        lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         epochs = [line["epoch"] + 1 for line in lines]
         colour = _COLOURS[number % len(_COLOURS)]
         loss.plot(epochs, [line["train_loss"] for line in lines], color=colour, label=name)

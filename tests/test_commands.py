@@ -1,0 +1,96 @@
+"""The commands as a user types them: help at once, one line for a mistake, nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.cli import parse, with_recipe
+from configs.errors import UserError
+from configs.schema import InferConfig, TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("prep/shard.py", "prep/synthetic.py", "train.py", "infer.py")
+
+
+def run(*words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *python, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_comes_without_loading_what_is_heavy(command: str) -> None:
+    done = run(command, "--help", python=("-X", "importtime"))
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "jsonargparse" in imported
+    assert not imported & {"torch", "pandas", "sklearn", "nvidia.dali", "timm", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train.py", "--fold", "9", "--backbone", "tiny", "--shards", "SHARDS"), "has folds 0 to 2"),
+        (("train.py", "--backbone", "resnext_one", "--weights", "none", "--shards", "SHARDS"), "is unknown"),
+        (("train.py", "--shards", "nowhere"), "holds no shard set"),
+        (("train.py", "--batch-size", "1"), "batch_size=1 is out of range"),
+        (("train.py", "--epochs", "many"), 'key "epochs"'),
+        (("train.py", "--no-such-option", "1"), "no_such_option"),
+        (("train.py", "--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("infer.py", "--runs", "nowhere"), "no such folder"),
+        (("infer.py", "--views", "3"), 'key "views"'),
+        (("prep/shard.py", "--isic2020", "nowhere"), "no such folder"),
+        (("prep/shard.py",), "name at least one of --isic2020 FOLDER and --isic2019 FOLDER"),
+        (("prep/shard.py", "--isic2020", "EMPTY"), "train.csv does not exist"),
+        (("prep/shard.py", "--isic2020", "x", "--size", "7"), "size=7 is out of range"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_exit_code_two(
+    words: tuple[str, ...], said: str, shard_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"SHARDS": str(shard_folder), "EMPTY": str(tmp_path / "empty")}
+    out = tmp_path / "out"
+    done = run(*(places.get(word, word) for word in words), "--out", str(out))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_every_recipe_is_a_valid_config_of_its_own_backbone() -> None:
+    recipes = sorted((ROOT / "configs").glob("*.yaml"))
+    assert {path.stem for path in recipes} == {
+        "efficientnet_b1",
+        "efficientnet_b3",
+        "efficientnet_b4",
+        "resnest50",
+        "tiny",
+    }
+    for path in recipes:
+        config = parse(TrainConfig, [f"--config={path}"], prog="train.py", description="")
+        assert config.backbone == path.stem
+
+
+def test_the_reference_recipe_is_the_default() -> None:
+    argv = with_recipe(["--backbone", "efficientnet_b1"], "tiny")
+    assert parse(TrainConfig, argv, prog="train.py", description="") == TrainConfig()
+
+
+def test_options_override_the_recipe_of_the_backbone() -> None:
+    argv = with_recipe(["--backbone", "tiny", "--optim.lr", "0.5", "--batch-size=32"], "efficientnet_b1")
+    config = parse(TrainConfig, argv, prog="train.py", description="")
+    assert (config.weights, config.optim.lr, config.batch_size) == ("none", 0.5, 32)
+
+
+def test_a_switch_needs_no_value() -> None:
+    assert parse(InferConfig, ["--ensemble", "--views", "8"], prog="infer.py", description="").ensemble
+    assert not parse(InferConfig, ["--ensemble", "false"], prog="infer.py", description="").ensemble
+
+
+def test_a_value_out_of_range_names_its_field() -> None:
+    with pytest.raises(UserError, match=r"augment\.hflip=2\.0 is out of range: give 0 to 1"):
+        parse(TrainConfig, ["--augment.hflip", "2"], prog="train.py", description="")

@@ -1,0 +1,202 @@
+"""Training and inference by their own commands, on real shards, with real ranks."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import write_isic2020
+from sklearn.metrics import roc_auc_score
+
+import infer
+import train
+from configs.errors import UserError
+from configs.schema import PrepConfig
+from engine.checkpoint import load_checkpoint
+from prep.build import build
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "vit_tiny_patch16_224")
+
+
+def tiny(shards: Path, out: Path, *more: str) -> list[str]:
+    return ["--shards", str(shards), "--backbone", "tiny", "--out", str(out), "--batch-size", "16", *more]
+
+
+def torchrun(ranks: int, *words: str) -> None:
+    """The literal command, on this interpreter's torchrun and a port that is free."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fold 0 trained by two ranks over gloo, fold 1 by one process: three epochs each."""
+    out = tmp_path_factory.mktemp("runs")
+    torchrun(2, "train.py", *tiny(shard_folder, out, "--fold", "0", "--epochs", "3"))
+    train.main(tiny(shard_folder, out, "--fold", "1", "--epochs", "3"))
+    return out
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_member_holds_everything_about_itself(runs: Path, shard_folder: Path, fold: int) -> None:
+    folder = runs / "tiny" / f"fold{fold}"
+    oof = pd.read_parquet(folder / "oof.parquet")
+    rows = pd.read_parquet(shard_folder / "samples.parquet").set_index("key")
+    assert set(oof["key"]) == set(rows.index[rows["fold"] == fold])
+    assert oof["key"].is_unique
+    np.testing.assert_array_equal(oof["target"], rows.loc[oof["key"], "target"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["auc"] == pytest.approx(roc_auc_score(oof["target"], oof["pred_last"]))
+    assert max(line["auc"] for line in lines) == pytest.approx(roc_auc_score(oof["target"], oof["pred_best"]))
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["config"]["fold"] == fold
+    assert settings["versions"]["torch"] == torch.__version__
+    assert list(folder.glob("events.*"))
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_the_ensemble_is_the_mean_of_its_members(runs: Path, shard_folder: Path, tmp_path: Path) -> None:
+    infer.main(["--ensemble", "--runs", str(runs), "--shards", str(shard_folder), "--out", str(tmp_path)])
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["submission_ensemble.csv", "submission_tiny_fold0.csv", "submission_tiny_fold1.csv"]
+    ensemble, *members = (pd.read_csv(tmp_path / name) for name in files)
+    rows = pd.read_parquet(shard_folder / "samples.parquet")
+    for submission in (ensemble, *members):
+        assert list(submission.columns) == ["image_name", "target"]
+        assert submission["image_name"].tolist() == sorted(rows.loc[rows["split"] == "test", "key"])
+        assert submission["target"].between(0, 1).all()
+    np.testing.assert_allclose(ensemble["target"], np.mean([part["target"] for part in members], axis=0), atol=2e-9)
+
+
+def test_two_ranks_predict_what_one_predicts(runs: Path, shard_folder: Path, tmp_path: Path) -> None:
+    words = ["--runs", str(runs), "--shards", str(shard_folder), "--batch-size", "4"]
+    infer.main([*words, "--out", str(tmp_path / "one")])
+    torchrun(2, "infer.py", *words, "--out", str(tmp_path / "two"))
+    for name in ("submission_tiny_fold0.csv", "submission_tiny_fold1.csv"):
+        one, two = (pd.read_csv(tmp_path / ranks / name) for ranks in ("one", "two"))
+        assert one["image_name"].tolist() == two["image_name"].tolist()
+        np.testing.assert_allclose(one["target"], two["target"], atol=1e-6)
+
+
+def test_a_run_taken_up_again_ends_as_an_undisturbed_one(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_epoch = train.train_epoch
+    threads = torch.get_num_threads()
+
+    def dies_in_the_second(session: train.Session, epoch: int) -> dict[str, float]:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return whole_epoch(session, epoch)
+
+    monkeypatch.setattr("engine.distributed.Ranks.threads", 1)
+    words = ("--fold", "2", "--epochs", "3")
+    train.main(tiny(shard_folder, tmp_path / "whole", *words))
+    monkeypatch.setattr(train, "train_epoch", dies_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(tiny(shard_folder, tmp_path / "broken", *words))
+    monkeypatch.setattr(train, "train_epoch", whole_epoch)
+    train.main(tiny(shard_folder, tmp_path / "broken", *words))
+    whole, broken = (
+        load_checkpoint(tmp_path / name / "tiny" / "fold2" / "last.pt", torch.device("cpu"))
+        for name in ("whole", "broken")
+    )
+    assert broken["finished"]
+    for name, value in whole["model"].items():
+        assert torch.equal(broken["model"][name], value), name
+    torch.set_num_threads(threads)
+
+
+def test_a_finished_member_is_left_alone(runs: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (runs / "tiny" / "fold1").iterdir()}
+    train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3"))
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (runs / "tiny" / "fold1").iterdir()} == before
+
+
+def test_a_member_with_other_settings_is_not_overwritten(runs: Path, shard_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"was made with seed=0, now it is 9: choose another --out"):
+        train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3", "--seed", "9"))
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engine.validate as validation
+
+    judged = iter([0.6, 0.7, 0.65, 0.7, 0.9])
+    whole = validation.validate
+
+    def scripted(session: train.Session) -> tuple[object, dict[str, float]]:
+        predictions, metrics = whole(session)
+        return predictions, {**metrics, "auc": next(judged)}
+
+    monkeypatch.setattr(validation, "validate", scripted)
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "5", "--patience", "2"))
+    lines = [json.loads(line) for line in (tmp_path / "tiny" / "fold0" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["auc"] for line in lines] == [0.6, 0.7, 0.65, 0.7]
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of 64 px with two folds of 8 training samples and 8 test samples."""
+    root = tmp_path_factory.mktemp("eight")
+    folder = write_isic2020(root / "2020", 16, 8)
+    build(PrepConfig(isic2020=str(folder), out=str(root / "set"), size=64, folds=2, workers=1))
+    return root / "set"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_backbone_trains_two_steps_and_infers_on_eight_images(backbone: str, eight: Path, tmp_path: Path) -> None:
+    words = ["--backbone", backbone, "--shards", str(eight), "--out", str(tmp_path / "runs")]
+    train.main([*words, "--weights", "none", "--batch-size", "4", "--epochs", "1"])
+    (line,) = [
+        json.loads(text) for text in (tmp_path / "runs" / backbone / "fold0" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert np.isfinite(line["train_loss"])
+    infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(eight), "--out", str(tmp_path), "--views", "2"])
+    submission = pd.read_csv(tmp_path / f"submission_{backbone}_fold0.csv")
+    assert len(submission) == 8
+    assert submission["target"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("kind", ["image", "meta"])
+def test_the_ablations_train_and_infer(kind: str, eight: Path, tmp_path: Path) -> None:
+    train.main(tiny(eight, tmp_path / "runs", "--model.inputs", kind, "--epochs", "1", "--model.meta", "reference"))
+    infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(eight), "--out", str(tmp_path)])
+    assert len(pd.read_csv(tmp_path / "submission_tiny_fold0.csv")) == 8
+
+
+def test_a_member_of_another_image_size_is_refused(runs: Path, downloads: tuple[Path, Path], tmp_path: Path) -> None:
+    build(PrepConfig(isic2020=str(downloads[0]), out=str(tmp_path / "set"), size=32, folds=3, workers=1))
+    with pytest.raises(UserError, match=r"trained at 64 px, but .* 32 px: pass the --shards made with --size 64"):
+        infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
+
+
+def test_no_member_and_no_test_rows_are_said(
+    runs: Path, shard_folder: Path, downloads: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no trained member"):
+        infer.main(["--runs", str(tmp_path), "--shards", str(shard_folder)])
+    build(PrepConfig(isic2019=str(downloads[1]), out=str(tmp_path / "set"), size=64, folds=3, workers=1))
+    with pytest.raises(UserError, match="no test images"):
+        infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
+
+
+def test_a_batch_that_ranks_cannot_share_ends_every_rank(shard_folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(AssertionError, match="give a multiple of 2"):
+        torchrun(2, "train.py", *tiny(shard_folder, tmp_path / "out", "--batch-size", "15"))
