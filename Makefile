@@ -1,20 +1,25 @@
-# make demo   synthetic data -> shards -> training -> ensemble -> table and pictures, in demo/
-# make test   the tests;  make check   lint, types and tests
-# Each sets up .venv by itself (Python 3.11 to 3.13 and pip, nothing else).
+# make demo    synthetic data -> shards -> training -> ensemble -> table and pictures, in demo/
+# make test    the tests
+# make check   format, lint, types and tests
+# Each sets up .venv by itself: it takes Python 3.11 to 3.13 with pip, nothing else.
 
-.PHONY: test demo check clean
-
-test: .venv/.done
-	.venv/bin/python -m pytest
+.PHONY: demo test lint check clean
 
 demo: .venv/.done
 	.venv/bin/python -m report.demo
 
-check: .venv/.done
-	scripts/check
+test: .venv/.done
+	.venv/bin/python -m pytest
+
+lint: .venv/.done
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+check: lint test
 
 .venv/.done: pyproject.toml scripts/setup
 	scripts/setup
 
 clean:
-	rm -rf demo .venv
+	rm -rf .venv demo

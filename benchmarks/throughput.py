@@ -5,23 +5,19 @@
 Each round times every contender once, in turn; ratios are medians of the rounds' ratios to the bare decode.
 """
 
-import json
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import torch
 
+from benchmarks.environment import environment, write_record
 from configs.cli import parse, run_command
 from configs.errors import UserError
 from configs.schema import AugmentConfig, LoaderConfig
@@ -71,20 +67,15 @@ def main(argv: Sequence[str]) -> None:
     }
     record = {
         "what": "loader alone: decoded images/s into uint8 NHWC batches, warm page cache",
-        "date": date.today().isoformat(),
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores, no GPU",
+        **environment(),
         "config": asdict(config) | {"threads": threads, "size": shards.size, "samples": len(shards)},
         "mean_jpeg_bytes": round(float(np.mean([len(shards.jpeg(index)) for index in range(len(shards))]))),
-        "versions": {name: version(name) for name in ("numpy", "opencv-python-headless", "simplejpeg", "torch")},
         "images_per_s": figures,
     }
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
     for name, figure in figures.items():
         print(f"{name:28} {figure['median']:8,.0f} img/s ({figure['low']:,.0f} to {figure['high']:,.0f})", end="")
         print(f"  ratio {figure['ratio']:.2f}")
-    print(f"written to {out}", file=sys.stderr)
+    write_record(Path(config.out), record)
 
 
 def _contenders(shards: ShardSet, batch_size: int, threads: int) -> dict[str, Callable[[], float]]:

@@ -66,7 +66,7 @@ def auc_bars(scores: dict[str, tuple[float, float, float]], best: float, path: P
         value, low, high = scores[name]
         axis.barh(place, value - 0.5, left=0.5, height=0.6, color=_COLOURS[0] if place == 0 else "#9fb3c8")
         axis.plot([low, high], [place, place], color=_INK, linewidth=1.5)
-        axis.text(high + 0.006, place, f"{value:.3f}", va="center", fontsize=8, color=_INK)
+        axis.text(0.506, place, f"{value:.3f}", va="center", fontsize=8, color="white" if place == 0 else _INK)
     axis.axvline(best, color=_COLOURS[1], linewidth=1.5)
     axis.text(best - 0.004, len(names) - 0.35, f"best possible {best:.3f}", color=_COLOURS[1], fontsize=8, ha="right")
     axis.set_yticks(range(len(names)), reversed(names), fontsize=8)

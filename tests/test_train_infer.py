@@ -20,6 +20,7 @@ import train
 from configs.errors import UserError
 from configs.schema import PrepConfig
 from engine.checkpoint import load_checkpoint
+from engine.session import Session
 from prep.build import build
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +98,7 @@ def test_a_run_taken_up_again_ends_as_an_undisturbed_one(
     whole_epoch = train.train_epoch
     threads = torch.get_num_threads()
 
-    def dies_in_the_second(session: train.Session, epoch: int) -> dict[str, float]:
+    def dies_in_the_second(session: Session, epoch: int) -> dict[str, float]:
         if epoch == 1:
             raise KeyboardInterrupt
         return whole_epoch(session, epoch)
@@ -140,7 +141,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(
     judged = iter([0.6, 0.7, 0.65, 0.7, 0.9])
     whole = validation.validate
 
-    def scripted(session: train.Session) -> tuple[object, dict[str, float]]:
+    def scripted(session: Session) -> tuple[object, dict[str, float]]:
         predictions, metrics = whole(session)
         return predictions, {**metrics, "auc": next(judged)}
 

@@ -1,0 +1,22 @@
+"""README.md tells the truth: its figures are the records', its tree is the repository's."""
+
+import re
+from pathlib import Path
+
+from benchmarks.readme import with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_figures_are_those_of_the_records() -> None:
+    assert with_table(README) == README
+
+
+def test_every_source_file_has_its_line_in_the_tree() -> None:
+    tree = README.split("## What is where")[1]
+    for folder in ("configs", "prep", "loaders", "models", "engine", "evaluation", "report"):
+        block = re.search(rf"^{folder}/(.*?)(?=^\S)", tree, re.DOTALL | re.MULTILINE)
+        assert block, folder
+        named = set(re.findall(r"(\w+\.py)", block.group(1)))
+        assert named == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder
