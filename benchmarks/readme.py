@@ -52,8 +52,8 @@ def _demo(record: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"The ensemble covers {record['covered']:.0%} of the way from 0.5 to the best possible AUC; `tiny_fold0` is {gaps} "
-        "(paired 95 % intervals).",
+        f"The ensemble covers {record['covered']:.0%} of the way from 0.5 to the best possible AUC; `tiny_fold0` is "
+        f"{gaps} (paired 95 % intervals).",
     ]
 
 

@@ -1,6 +1,5 @@
 """Everything a training run consists of, built in the order it depends on each other, and closed again."""
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -36,14 +35,6 @@ def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractCo
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def labels_digest(shards: ShardSet) -> str:
-    """SHA-256 of the sorted (key, fold, target) of all training samples: what a run was trained and judged on."""
-    rows = np.flatnonzero(shards.fold >= 0)
-    keys = shards.key.take(rows).to_pylist()
-    labels = sorted(zip(keys, shards.fold[rows].tolist(), shards.target[rows].tolist(), strict=True))
-    return hashlib.sha256("\n".join(f"{key},{fold},{target}" for key, fold, target in labels).encode()).hexdigest()
-
-
 class Session:
     """One member in training: data, model, optimiser and records of this rank."""
 
@@ -61,7 +52,7 @@ class Session:
             "size": self.shards.size,
             "meta_kind": config.model.meta,
             "meta_features": list(FEATURES[config.model.meta]),
-            "labels_sha256": labels_digest(self.shards),
+            "labels_sha256": self.shards.manifest.labels_sha256,
         }
         saved = self._continued()
         self.finished = bool(saved and saved["finished"])

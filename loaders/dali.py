@@ -59,6 +59,7 @@ class DaliPipeline:
 
         self._shards = shards
         self._augment = augment
+        self._on_gpu = device == "gpu"
         self._prefetch = prefetch
         self._pipeline: Any = Pipeline(
             batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=prefetch
@@ -77,7 +78,8 @@ class DaliPipeline:
         try:
             self._pipeline.schedule_run()  # the first one fills the whole queue
             while self._pending:
-                (images,) = self._pipeline.share_outputs()
+                # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.
+                (images,) = self._pipeline.share_outputs(torch.cuda.current_stream() if self._on_gpu else None)
                 held = 1
                 yield self._pending.popleft(), images
                 self._pipeline.release_outputs()
@@ -239,7 +241,7 @@ class GpuDaliRenderer:
             if augment not in self._pipelines:
                 self._pipelines[augment] = self._make(augment)
             for request, images in self._pipelines[augment].run(chain([first], remaining)):
-                # The consumer's stream must have read the images before DALI writes there again: copy on that stream.
+                # One copy within the GPU, so that a batch is the consumer's own however long it keeps it.
                 image: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
                 yield request, image.clone()
 

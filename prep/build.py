@@ -25,6 +25,7 @@ from prep.manifest import (
     Manifest,
     ShardEntry,
     count_rows,
+    labels_digest,
     read_manifest,
     write_manifest,
     write_samples,
@@ -188,6 +189,7 @@ def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, in
         left_out=outside,
         counts=count_rows(rows),
         samples_sha256=write_samples(rows, folder / "samples.parquet"),
+        labels_sha256=labels_digest(rows),
         shards=[
             ShardEntry(file=f"{shard.name}.tar", bytes=shard.bytes, samples=len(shard.samples), sha256=shard.sha256)
             for shard in shards

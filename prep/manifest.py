@@ -61,7 +61,11 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json; `counts` has a row for each source, split, fold and target."""
+    """The content of manifest.json.
+
+    `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
+    target) of the kept training rows: what a model is trained and judged on, whatever the images' size.
+    """
 
     schema_version: int
     size: int
@@ -72,6 +76,7 @@ class Manifest:
     left_out: int
     counts: list[dict[str, Any]]
     samples_sha256: str
+    labels_sha256: str
     shards: list[ShardEntry]
 
 
@@ -80,6 +85,13 @@ def count_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
     kept = rows[rows["left_out"].isna()]
     sizes = kept.groupby(["source", "split", "fold", "target"]).size().reset_index(name="samples")
     return [{str(name): value for name, value in row.items()} for row in sizes.to_dict("records")]
+
+
+def labels_digest(rows: pd.DataFrame) -> str:
+    """SHA-256 of the lines key,fold,target of the kept training rows, sorted."""
+    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    lines = kept["key"] + "," + kept["fold"].astype(str) + "," + kept["target"].astype(str)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def write_samples(rows: pd.DataFrame, path: Path) -> str:

@@ -15,7 +15,7 @@ ALLOWED = {
     "loaders": {"configs", "prep"},
     "engine": {"configs", "prep", "loaders", "models", "evaluation"},
     "report": {"configs", "prep", "loaders", "models", "evaluation", "engine"},
-    "benchmarks": {"configs", "prep", "loaders", "models", "evaluation", "engine"},
+    "benchmarks": {"configs", "prep", "loaders", "models", "evaluation", "engine", "report"},
 }
 
 

@@ -15,7 +15,7 @@ def test_the_figures_are_those_of_the_records() -> None:
 
 def test_every_source_file_has_its_line_in_the_tree() -> None:
     tree = README.split("## What is where")[1]
-    for folder in ("configs", "prep", "loaders", "models", "engine", "evaluation", "report"):
+    for folder in ("configs", "prep", "loaders", "models", "engine", "evaluation", "report", "benchmarks"):
         block = re.search(rf"^{folder}/(.*?)(?=^\S)", tree, re.DOTALL | re.MULTILINE)
         assert block, folder
         named = set(re.findall(r"(\w+\.py)", block.group(1)))

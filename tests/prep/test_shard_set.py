@@ -203,6 +203,13 @@ def test_bad_images_are_listed_together_and_no_set_is_made(
     assert not Path(config.out).exists()
 
 
+def test_the_labels_hash_knows_folds_and_targets_but_not_the_image_size(config: PrepConfig, shard_folder: Path) -> None:
+    build(replace(config, size=32))
+    assert read_manifest(Path(config.out)).labels_sha256 == read_manifest(shard_folder).labels_sha256
+    build(replace(config, seed=1, out=config.out + "-other"))
+    assert read_manifest(Path(config.out + "-other")).labels_sha256 != read_manifest(shard_folder).labels_sha256
+
+
 def test_a_clinical_vector_in_the_tar_equals_the_table(shard_folder: Path) -> None:
     rows = pd.read_parquet(shard_folder / "samples.parquet")
     with tarfile.open(shard_folder / rows["shard"][0]) as tar:

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.schema import AugmentConfig
+from loaders.shards import ShardSet
+from report.figures import auc_bars, sample_grid, training_curves
+
+
+def coloured(path: Path) -> np.ndarray:
+    """The picture, which must not be blank."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.std() > 5
+    return pixels
+
+
+def test_the_sample_grid_shows_each_stored_picture(shard_folder: Path, tmp_path: Path) -> None:
+    sample_grid(ShardSet(shard_folder), AugmentConfig(), tmp_path / "grid.png")
+    assert coloured(tmp_path / "grid.png").shape[1] > 1000
+
+
+def test_curves_are_drawn_from_metrics_that_may_lack_an_auc(tmp_path: Path) -> None:
+    lines = ['{"epoch": 0, "train_loss": 1.0, "auc": null}', '{"epoch": 1, "train_loss": 0.9, "auc": 0.7}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    training_curves({"tiny/fold0": tmp_path}, tmp_path / "curves.png")
+    coloured(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("members", [1, 7])
+def test_bars_are_drawn_for_any_number_of_members(members: int, tmp_path: Path) -> None:
+    scores = {f"member {number}": (0.8, 0.75, 0.85) for number in range(members)}
+    auc_bars(scores, 0.9, tmp_path / "bars.png")
+    coloured(tmp_path / "bars.png")
