@@ -1,5 +1,6 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from configs.errors import UserError
 
+# What the user can mend about a file: no room, no rights, a file where a folder should be.
+_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 RECIPES = Path(__file__).parent
 Config = TypeVar("Config")
 
@@ -78,12 +81,18 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a command to its exit code: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
     try:
         main(sys.argv[1:])
+    except BrokenPipeError:  # whoever read our output, head for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}: see to room and rights there, or name another folder", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output, head for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)

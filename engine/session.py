@@ -58,12 +58,12 @@ class Session:
         self.finished = bool(saved and saved["finished"])
         self.next_epoch: int = saved["epoch"] + 1 if saved else 0
         self.best: dict[str, Any] = saved["best"] if saved else {"epoch": -1, "auc": float("nan")}
+        self.records: Records | None = None
         if self.finished:
             return
         self.positive_weight = config.optim.positive_weight or self._balance()
         self._build_model(saved)
         self._open_streams(resources)
-        self.records: Records | None = None
         if ranks.first:
             self.records = resources.enter_context(Records(self.folder, config, self.facts))
             self.records.forget(self.next_epoch)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from configs.schema import PrepConfig
 from prep.duplicates import group_names
 from prep.folds import assign_folds
 from prep.manifest import (
+    MANIFEST,
     SCHEMA_VERSION,
     Manifest,
     ShardEntry,
@@ -58,7 +60,7 @@ def build(config: PrepConfig) -> str:
     partial = out.with_name(out.name + ".partial")
     tasks = shard_tasks(rows, config, str(partial))
     inputs = hashlib.sha256(json.dumps([rows_digest(rows), *(task.digest() for task in tasks)]).encode()).hexdigest()
-    if out.exists():
+    if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
         return f"{out} is whole and was made from the same inputs and options: nothing to do"
     partial.mkdir(parents=True, exist_ok=True)
@@ -162,8 +164,13 @@ def _packed(tasks: list[ShardTask], workers: int) -> Iterator[PackedShard]:
         yield from map(pack_shard, tasks)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
         yield from pool.map(pack_shard, tasks)
+
+
+def _begin_worker() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it lets the shards under way end
 
 
 def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, inputs: str, folder: Path) -> None:
@@ -195,10 +202,11 @@ def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, in
             for shard in shards
         ],
     )
-    wanted = {f"{shard.name}.{ending}" for shard in shards for ending in ("tar", "idx")} | {"samples.parquet"}
-    for path in folder.iterdir():
-        if path.name not in wanted:
-            path.unlink()
+    wanted = {f"{shard.name}.{ending}" for shard in shards for ending in ("tar", "idx")}
+    for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
+        for path in folder.glob(pattern):
+            if path.name not in wanted:
+                path.unlink()
     write_manifest(manifest, folder)
 
 
@@ -223,6 +231,8 @@ def _facts(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _require_same(out: Path, inputs: str) -> None:
+    if not (out / MANIFEST).is_file():
+        raise UserError(f"{out} is not empty and holds no shard set; it was left as it is: choose another --out")
     if read_manifest(out).inputs_sha256 != inputs:
         raise UserError(
             f"{out} holds a shard set of other inputs or options, which was left as it is: choose another --out"

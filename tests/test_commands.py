@@ -1,5 +1,6 @@
 """The commands as a user types them: help at once, one line for a mistake, nothing half-written."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,21 @@ def test_a_switch_needs_no_value() -> None:
 def test_a_value_out_of_range_names_its_field() -> None:
     with pytest.raises(UserError, match=r"augment\.hflip=2\.0 is out of range: give 0 to 1"):
         parse(TrainConfig, ["--augment.hflip", "2"], prog="train.py", description="")
+
+
+def test_a_file_where_a_folder_should_be_is_named(downloads: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("prep/shard.py", "--isic2020", str(downloads[0]), "--out", str(tmp_path / "file" / "set"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Not a directory" in done.stderr
+
+
+def test_a_bad_image_ends_prep_in_one_line_without_a_set(downloads: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "2020"
+    shutil.copytree(downloads[0], folder)
+    (folder / "jpeg" / "train" / "ISIC_0000005.jpg").write_bytes(b"GIF89a, perhaps")
+    done = run("prep/shard.py", "--isic2020", str(folder), "--out", str(tmp_path / "set"), "--folds", "2")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ISIC_0000005.jpg: not an image; mend or remove them and run again" in done.stderr
+    assert not (tmp_path / "set").exists()
+    assert not list((tmp_path / "set.partial").glob("*.tmp"))

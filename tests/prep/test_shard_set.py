@@ -219,3 +219,15 @@ def test_a_clinical_vector_in_the_tar_equals_the_table(shard_folder: Path) -> No
         assert facts is not None
         np.testing.assert_array_equal(np.load(io.BytesIO(member.read())), rows["meta_clinical"][0])
         assert json.loads(facts.read())["group"] == rows["group"][0]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(config: PrepConfig) -> None:
+    out = Path(config.out)
+    out.mkdir()
+    (out / "thesis.txt").write_text("dear reader")
+    with pytest.raises(UserError, match="not empty and holds no shard set"):
+        build(config)
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    (out / "thesis.txt").unlink()
+    build(config)
+    assert read_manifest(out).samples == 149
