@@ -7,7 +7,7 @@ size.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -167,25 +167,29 @@ class CpuDaliRenderer:
     def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its images, uint8 [b, size, size, 3]."""
         ready: tuple[Request, Slot] | None = None
-        for request, images in self._pipeline.run(requests):
-            decoded = torch.utils.dlpack.from_dlpack(images.as_tensor())
-            if request.params is None:
-                yield request, decoded
-                continue
-            slot = self._ring.take()
-            parts = [
-                self._pool.submit(self._augment, request.params, decoded.numpy(), slot, start)
-                for start in range(self._threads)
-            ]
-            if ready is not None:  # the consumer works on the last batch while this one is augmented
+        parts: list[Future[None]] = []
+        try:
+            for request, images in self._pipeline.run(requests):
+                decoded = torch.utils.dlpack.from_dlpack(images.as_tensor())
+                if request.params is None:
+                    yield request, decoded
+                    continue
+                slot = self._ring.take()
+                parts = [
+                    self._pool.submit(self._augment, request.params, decoded.numpy(), slot, start)
+                    for start in range(self._threads)
+                ]
+                if ready is not None:  # the consumer works on the last batch while this one is augmented
+                    yield ready[0], ready[1].image
+                    ready[1].mark_read()
+                for part in parts:
+                    part.result()
+                ready = request, slot
+            if ready is not None:
                 yield ready[0], ready[1].image
                 ready[1].mark_read()
-            for part in parts:
-                part.result()
-            ready = request, slot
-        if ready is not None:
-            yield ready[0], ready[1].image
-            ready[1].mark_read()
+        finally:  # an abandoned run must not go on writing into buffers that the next one fills
+            wait(parts)
 
     def _augment(self, params: AugmentParams, decoded: Pixels, slot: Slot, start: int) -> None:
         slot.wait_until_read()

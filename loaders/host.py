@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -45,10 +45,11 @@ class HostRenderer:
                 pending.extend(self._submit(following) for following in islice(remaining, 1))
                 yield request, slot.image
                 slot.mark_read()
-        finally:
-            for _, _, parts in pending:
-                for part in parts:
-                    part.cancel()
+        finally:  # an abandoned run must not go on writing into buffers that the next one fills
+            abandoned = [part for _, _, parts in pending for part in parts]
+            for part in abandoned:
+                part.cancel()
+            wait(abandoned)
 
     def close(self) -> None:
         """End the threads."""

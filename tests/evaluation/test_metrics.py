@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
 from evaluation.ensemble import mean_probability, rank_mean, sigmoid
 from evaluation.metrics import (
     auc,
     auc_interval,
+    log_loss,
     midranks,
     paired_auc_difference,
     sensitivity,
@@ -211,3 +213,10 @@ def test_rank_mean_ignores_the_scale_of_a_member() -> None:
 def test_bad_members_are_named(members: list[list[float]], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         mean_probability(members)
+
+
+def test_log_loss_is_that_of_sklearn_and_finite_at_certainty() -> None:
+    rng = np.random.default_rng(0)
+    target, probability = rng.integers(0, 2, 200), rng.random(200)
+    assert log_loss(target, probability) == pytest.approx(sklearn_metrics.log_loss(target, probability))
+    assert np.isfinite(log_loss([0, 1], [1.0, 0.0]))
