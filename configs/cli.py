@@ -86,6 +86,11 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is too heavy to import for its name
+            raise
+        print("error: the GPU's memory is too small: lower --batch-size, or take smaller images", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.errors import UserError
+from configs.machine import usable_cores
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
@@ -34,7 +35,7 @@ class Ranks:
     @property
     def threads(self) -> int:
         """Cores that this rank has to itself, at least 1."""
-        return max(1, (os.cpu_count() or 1) // self.local_world_size)
+        return max(1, usable_cores() // self.local_world_size)
 
     def gather(self, values: Tensor) -> Tensor:
         """Concatenate `values` (the same shape on every rank) over the ranks, in rank order, on each of them."""
@@ -65,11 +66,6 @@ class Ranks:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def wait(self) -> None:
-        """Return when every rank has come here."""
-        if self.world_size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
@@ -96,10 +92,10 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
         yield ranks
         return
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=ranks.device if on_gpu else None)
-    try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+    # After an error the group is not taken down in order: that would wait for peers which wait for this rank. Its
+    # process ends, and torchrun ends the others.
+    yield ranks
+    dist.destroy_process_group()
 
 
 def _keep_freed_memory() -> None:

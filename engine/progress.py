@@ -1,11 +1,13 @@
 """An epoch as it goes: the loss so far, the speed, and the wait for data."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from configs.errors import UserError
 from engine.session import Session
 from loaders.meter import WaitMeter
 from loaders.stream import Batch
@@ -18,6 +20,7 @@ class EpochProgress:
 
     def __init__(self, session: Session, epoch: int) -> None:
         self._session = session
+        self._epoch = epoch
         self._meter = WaitMeter()
         self._loss = torch.zeros((), dtype=torch.float64, device=session.ranks.device)
         self._steps = 0
@@ -44,6 +47,11 @@ class EpochProgress:
         """Mean loss a sample over all ranks, images/s of all ranks, and this rank's share of time spent waiting."""
         session = self._session
         losses = float(session.ranks.sum(self._loss).item()) * session.partition.local_batch_size
+        if not math.isfinite(losses):
+            raise UserError(
+                f"the loss is {losses} in epoch {self._epoch + 1}; the last good checkpoint is kept: start anew with "
+                f"a lower --optim.lr (now {session.config.optim.lr}) or with --optim.clip_grad 1"
+            )
         samples = session.partition.samples
         return {
             "train_loss": losses / samples,

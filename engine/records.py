@@ -16,7 +16,10 @@ from tensorboard.summary import Writer
 
 from configs.schema import TrainConfig
 
-_VERSIONS = ("torch", "timm", "nvidia-dali-cuda130", "numpy", "opencv-python-headless", "simplejpeg")
+_PACKAGES = (
+    *("torch", "timm", "nvidia-dali-cuda130", "webdataset", "numpy"),
+    *("opencv-python-headless", "simplejpeg", "scikit-learn"),
+)
 
 
 def member_folder(config: TrainConfig) -> Path:
@@ -29,7 +32,7 @@ class Records:
 
     def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"config": asdict(config), "facts": facts, "versions": _versions()}
+        settings = {"config": asdict(config), "facts": facts, "versions": versions()}
         (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         self._metrics = folder / "metrics.jsonl"
         self._board = Writer(str(folder))
@@ -90,11 +93,12 @@ class Records:
             self._metrics.write_text("".join(kept))
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONS:
+def versions() -> dict[str, str]:
+    """The version of Python and of every package that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            found[name] = "not installed"
+    return found

@@ -20,7 +20,7 @@ from engine.optim import create_optimizer, create_schedule
 from engine.records import Records, member_folder
 from loaders.order import Indices, Partition
 from loaders.shards import ShardSet
-from loaders.stream import Batch, batches, eval_requests, open_renderer, train_requests
+from loaders.stream import Batch, batches, chosen_placement, eval_requests, open_renderer, train_requests
 from models.fusion import FusionModel, build_model
 from prep.metadata import FEATURES
 
@@ -61,12 +61,17 @@ class Session:
         self.records: Records | None = None
         if self.finished:
             return
-        self.positive_weight = config.optim.positive_weight or self._balance()
+        balance = self._balance(self._train_rows, "the training rows")
+        self._balance(self._fold_rows, "the held-out rows")
+        self.positive_weight = config.optim.positive_weight or balance
         self._build_model(saved)
         self._open_streams(resources)
         if ranks.first:
-            self.records = resources.enter_context(Records(self.folder, config, self.facts))
+            placement, reason = chosen_placement(config.loader, ranks.device)
+            self.records = resources.enter_context(Records(self.folder, config, {**self.facts, "placement": placement}))
             self.records.forget(self.next_epoch)
+            if reason:
+                self.records.say(f"loader.placement={placement}: {reason}")
 
     def train_epoch_batches(self) -> Iterator[Batch]:
         """The batches of one epoch; the stream behind it is already working on the next one."""
@@ -120,13 +125,14 @@ class Session:
             world_size=self.ranks.world_size,
         )
 
-    def _balance(self) -> float:
-        positives = int((self.shards.target[self._train_rows] == 1).sum())
-        negatives = len(self._train_rows) - positives
+    def _balance(self, rows: Indices, what: str) -> float:
+        """Negatives a positive among `rows`. Raises UserError where one of the classes is missing."""
+        positives = int((self.shards.target[rows] == 1).sum())
+        negatives = len(rows) - positives
         if not positives or not negatives:
             raise UserError(
-                f"the training rows of fold {self.config.fold} hold {positives} melanomas and {negatives} others: "
-                "training needs both"
+                f"{what} of fold {self.config.fold} hold {positives} melanomas and {negatives} others: loss and AUC "
+                "need both, so choose another fold or make the shard set with more images or fewer folds"
             )
         return negatives / positives
 

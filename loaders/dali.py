@@ -78,8 +78,7 @@ class DaliPipeline:
         try:
             self._pipeline.schedule_run()  # the first one fills the whole queue
             while self._pending:
-                # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.
-                (images,) = self._pipeline.share_outputs(torch.cuda.current_stream() if self._on_gpu else None)
+                images = self._next_output()
                 held = 1
                 yield self._pending.popleft(), images
                 self._pipeline.release_outputs()
@@ -88,10 +87,24 @@ class DaliPipeline:
         finally:  # an abandoned run must not leave its images to the next one
             for _ in range(held):
                 self._pipeline.release_outputs()
+            self._requests = iter(())
+            if self._pending:  # lets DALI see the end, without which it would not fill its queue anew
+                self._pipeline.schedule_run()
             while self._pending:
                 self._pending.popleft()
                 self._pipeline.share_outputs()
                 self._pipeline.release_outputs()
+
+    def _next_output(self) -> Any:
+        # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.
+        stream = torch.cuda.current_stream() if self._on_gpu else None
+        try:
+            (images,) = self._pipeline.share_outputs(stream)
+        except RuntimeError as error:
+            keys = ", ".join(str(self._shards.key[int(index)]) for index in self._pending[0].index)
+            self._pending.clear()  # after an error of its own, a DALI pipeline cannot be used again
+            raise UserError(f"{self._shards.folder}: DALI failed on one of the samples {keys}: {error}") from error
+        return images
 
     def _next(self) -> tuple[Any, ...]:
         """DALI's call for the inputs of one more run; the end of the requests ends the run."""
@@ -160,6 +173,7 @@ class CpuDaliRenderer:
             prefetch=prefetch,
             hw_decoder_load=0.0,
         )
+        self._device = device
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cpu-dali-renderer")
         self._ring = Ring(3, (batch_size, shards.size, shards.size, 3), device)
@@ -172,7 +186,7 @@ class CpuDaliRenderer:
             for request, images in self._pipeline.run(requests):
                 decoded = torch.utils.dlpack.from_dlpack(images.as_tensor())
                 if request.params is None:
-                    yield request, decoded
+                    yield request, decoded.to(self._device)
                     continue
                 slot = self._ring.take()
                 parts = [
@@ -180,14 +194,12 @@ class CpuDaliRenderer:
                     for start in range(self._threads)
                 ]
                 if ready is not None:  # the consumer works on the last batch while this one is augmented
-                    yield ready[0], ready[1].image
-                    ready[1].mark_read()
+                    yield ready[0], ready[1].on_device()
                 for part in parts:
                     part.result()
                 ready = request, slot
             if ready is not None:
-                yield ready[0], ready[1].image
-                ready[1].mark_read()
+                yield ready[0], ready[1].on_device()
         finally:  # an abandoned run must not go on writing into buffers that the next one fills
             wait(parts)
 

@@ -34,7 +34,7 @@ class HostRenderer:
         self._ring = Ring(prefetch + 2, (batch_size, shards.size, shards.size, 3), device)
 
     def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [b, size, size, 3]."""
+        """Each request with its images on the device, uint8 [b, size, size, 3]."""
         remaining = iter(requests)
         pending = deque(self._submit(request) for request in islice(remaining, self._prefetch))
         try:
@@ -43,8 +43,7 @@ class HostRenderer:
                 for part in parts:
                     part.result()
                 pending.extend(self._submit(following) for following in islice(remaining, 1))
-                yield request, slot.image
-                slot.mark_read()
+                yield request, slot.on_device()
         finally:  # an abandoned run must not go on writing into buffers that the next one fills
             abandoned = [part for _, _, parts in pending for part in parts]
             for part in abandoned:
@@ -139,16 +138,19 @@ class Slot:
     """One buffer of the ring; on a GPU machine it is pinned, and knows when the copy out of it is over."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self.image = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
-        self.pixels: Pixels = self.image.numpy()
+        self._device = device
+        self._image = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self.pixels: Pixels = self._image.numpy()
         self._read: torch.cuda.Event | None = None
 
-    def mark_read(self) -> None:
-        """The consumer has queued everything that reads this slot."""
-        if self._on_gpu:
-            self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._read.record()
+    def on_device(self) -> torch.Tensor:
+        """The buffer itself on a CPU; on a GPU a copy, under way behind the work that is queued there already."""
+        if self._device.type != "cuda":
+            return self._image
+        copy = self._image.to(self._device, non_blocking=True)
+        self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._read.record()
+        return copy
 
     def wait_until_read(self) -> None:
         """Return once the slot may be written again."""

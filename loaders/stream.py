@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from configs.schema import AugmentConfig, LoaderConfig, MetaKind
+from configs.schema import AugmentConfig, LoaderConfig, MetaKind, Placement
 from loaders.augment import AugmentParams, draw_params
 from loaders.order import Indices, Partition, permutation
 from loaders.shards import ShardSet
@@ -122,16 +122,26 @@ def batches(
         ).to(device)
 
 
+def chosen_placement(config: LoaderConfig, device: torch.device) -> tuple[Placement, str]:
+    """The placement that `config` means on this machine, and why where it is not what a user would expect."""
+    from loaders.dali import require_dali
+
+    if config.placement != "auto":
+        return config.placement, ""
+    missing = require_dali()
+    if missing is not None:
+        return "host", missing
+    return ("dali-gpu" if device.type == "cuda" else "dali-cpu"), ""
+
+
 def open_renderer(
     config: LoaderConfig, shards: ShardSet, batch_size: int, device: torch.device, *, threads: int
 ) -> Renderer:
     """The renderer that `config` names, for local batches of `batch_size`; `threads` where the config says 0."""
-    from loaders.dali import CpuDaliRenderer, GpuDaliRenderer, require_dali
+    from loaders.dali import CpuDaliRenderer, GpuDaliRenderer
     from loaders.host import HostRenderer
 
-    placement = config.placement
-    if placement == "auto":
-        placement = "host" if require_dali() is not None else "dali-gpu" if device.type == "cuda" else "dali-cpu"
+    placement, _ = chosen_placement(config, device)
     threads = config.threads or threads
     if placement == "host":
         return HostRenderer(shards, batch_size, threads=threads, prefetch=config.prefetch, device=device)

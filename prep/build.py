@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.errors import UserError
+from configs.machine import usable_cores
 from configs.schema import PrepConfig
 from prep.duplicates import group_names
 from prep.folds import assign_folds
@@ -56,18 +58,18 @@ _FACTS = (
 def build(config: PrepConfig) -> str:
     """Make the shard set that `config` describes and return a summary to print. Raises UserError."""
     rows = plan_rows(config)
-    out = Path(config.out)
+    out = Path(config.out).resolve()
     partial = out.with_name(out.name + ".partial")
     tasks = shard_tasks(rows, config, str(partial))
     inputs = hashlib.sha256(json.dumps([rows_digest(rows), *(task.digest() for task in tasks)]).encode()).hexdigest()
     if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
-        return f"{out} is whole and was made from the same inputs and options: nothing to do"
-    partial.mkdir(parents=True, exist_ok=True)
-    shards = pack_all(tasks, config.workers, partial)
-    finish(rows, shards, config, inputs, partial)
-    partial.rename(out)
-    return summary(rows, out, len(shards))
+        return f"{out} is whole and was made from the same tables, file sizes and options: nothing to do"
+    if not _is_finished(partial, inputs):
+        partial.mkdir(parents=True, exist_ok=True)
+        finish(rows, pack_all(tasks, config.workers, partial), config, inputs, partial)
+    publish(partial, out)
+    return summary(rows, out, len(tasks))
 
 
 def plan_rows(config: PrepConfig) -> pd.DataFrame:
@@ -100,7 +102,8 @@ def file_sizes(rows: pd.DataFrame) -> list[int]:
     for folder in rows["folder"].unique():
         if Path(folder).is_dir():
             with os.scandir(folder) as entries:
-                sizes.update({entry.path: entry.stat().st_size for entry in entries if entry.name.endswith(".jpg")})
+                found = [entry for entry in entries if entry.name.endswith(".jpg") and entry.is_file()]
+                sizes.update({entry.path: entry.stat().st_size for entry in found})
     return [sizes.get(path, -1) for path in rows["path"]]
 
 
@@ -159,13 +162,18 @@ def pack_all(tasks: list[ShardTask], workers: int, partial: Path) -> list[Packed
 
 
 def _packed(tasks: list[ShardTask], workers: int) -> Iterator[PackedShard]:
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    workers = min(workers or usable_cores(), len(tasks))
     if workers == 1:
         yield from map(pack_shard, tasks)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
-        yield from pool.map(pack_shard, tasks)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
+            yield from pool.map(pack_shard, tasks)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker was killed, most likely for want of memory: run again with fewer --workers"
+        ) from error
 
 
 def _begin_worker() -> None:
@@ -174,7 +182,7 @@ def _begin_worker() -> None:
 
 
 def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, inputs: str, folder: Path) -> None:
-    """Write samples.parquet and manifest.json, and remove what only served the building."""
+    """Write samples.parquet and manifest.json."""
     packed = [(f"{shard.name}.tar", sample) for shard in shards for sample in shard.samples]
     outside = len(rows) - len(packed)
     assert [sample.key for _, sample in packed] == rows["key"].head(len(packed)).tolist()
@@ -202,12 +210,17 @@ def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, in
             for shard in shards
         ],
     )
-    wanted = {f"{shard.name}.{ending}" for shard in shards for ending in ("tar", "idx")}
-    for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
-        for path in folder.glob(pattern):
-            if path.name not in wanted:
-                path.unlink()
     write_manifest(manifest, folder)
+
+
+def publish(partial: Path, out: Path) -> None:
+    """Remove what only served the building, or was left by a run with other options, and give the set its name."""
+    wanted = {entry.file for entry in read_manifest(partial).shards}
+    for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
+        for path in partial.glob(pattern):
+            if path.with_suffix(".tar").name not in wanted:
+                path.unlink()
+    partial.rename(out)
 
 
 def summary(rows: pd.DataFrame, out: Path, shards: int) -> str:
@@ -228,6 +241,11 @@ def summary(rows: pd.DataFrame, out: Path, shards: int) -> str:
 def _facts(row: dict[Any, Any]) -> dict[str, Any]:
     """A row as plain JSON values, missing ones as null."""
     return {str(name): None if pd.isna(value) else value for name, value in row.items()}
+
+
+def _is_finished(partial: Path, inputs: str) -> bool:
+    """Whether an earlier run was interrupted between the last byte and the new name."""
+    return (partial / MANIFEST).is_file() and read_manifest(partial).inputs_sha256 == inputs
 
 
 def _require_same(out: Path, inputs: str) -> None:

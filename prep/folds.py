@@ -1,5 +1,7 @@
 """Cross-validation folds that no patient, lesion or duplicate crosses, alike in source and melanoma rate."""
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,8 +23,13 @@ def assign_folds(table: pd.DataFrame, groups: pd.Series, *, folds: int, seed: in
         raise UserError(f"folds={folds}, but there are only {groups.iloc[train].nunique()} patients and lesions")
     strata = _subsource(rows) + "/" + rows["target"].astype(str)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(splitter.split(train, strata, groups.iloc[train])):
-        fold[train[held_out]] = number
+    if strata.value_counts().max() < folds:
+        raise UserError(f"folds={folds}, but no source has so many rows of one class: give more images or fewer folds")
+    with warnings.catch_warnings():
+        # A stratum with fewer rows than folds cannot be in each of them; training says so where it matters.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for number, (_, held_out) in enumerate(splitter.split(train, strata, groups.iloc[train])):
+            fold[train[held_out]] = number
     audit_folds(fold, groups)
     return fold
 

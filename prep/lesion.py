@@ -7,7 +7,6 @@ shows the same picture at every size.
 """
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
+
+from configs.machine import usable_cores
 
 Floats = NDArray[np.float32]
 
@@ -54,7 +55,7 @@ class Picture:
 def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int) -> None:
     """Draw and write `pictures` by `workers` processes (0: one a core); the files do not depend on how many."""
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
-    processes = min(workers or os.cpu_count() or 1, len(chunks))
+    processes = min(workers or usable_cores(), len(chunks))
     # spawn: a fork of a process with threads, such as OpenCV's, may hang.
     context = multiprocessing.get_context("spawn")
     console = Console()

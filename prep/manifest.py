@@ -103,7 +103,9 @@ def write_samples(rows: pd.DataFrame, path: Path) -> str:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json; its presence says that the shard set is whole."""
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    temporary.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

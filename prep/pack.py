@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import simplejpeg
 
 from prep.images import BadImageError, store_image
 
@@ -46,7 +48,7 @@ class ShardTask:
     def digest(self) -> str:
         """SHA-256 of everything the shard's bytes depend on, except the content of the image files."""
         samples = [[sample.key, sample.facts, sample.meta] for sample in self.samples]
-        described = [PACKER, self.name, self.size, self.quality, samples]
+        described = [PACKER, simplejpeg.__version__, cv2.__version__, self.name, self.size, self.quality, samples]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -146,11 +148,14 @@ def _write_samples(task: ShardTask, writer: "_TarWriter") -> tuple[list[PackedSa
 
 def _read_done(path: Path) -> PackedShard | None:
     """The record of a shard that an earlier run finished, or None."""
-    if not (path.is_file() and path.with_name(path.name.replace(".done.json", ".tar")).is_file()):
+    try:
+        record = json.loads(path.read_text())
+        samples = tuple(PackedSample(**sample) for sample in record.pop("samples"))
+        shard = PackedShard(**{**record, "samples": samples, "rejected": ()})
+        whole = path.with_name(f"{shard.name}.tar").stat().st_size == shard.bytes
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or torn by a power cut: the shard is packed anew
         return None
-    record = json.loads(path.read_text())
-    samples = tuple(PackedSample(**sample) for sample in record.pop("samples"))
-    return PackedShard(**{**record, "samples": samples, "rejected": ()})
+    return shard if whole else None
 
 
 class _TarWriter:

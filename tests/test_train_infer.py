@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import simplejpeg
 import torch
 import yaml
 from conftest import write_isic2020
@@ -20,7 +22,10 @@ import train
 from configs.errors import UserError
 from configs.schema import PrepConfig
 from engine.checkpoint import load_checkpoint
+from engine.members import load_member
 from engine.session import Session
+from loaders.shards import ShardSet
+from loaders.stream import Batch
 from prep.build import build
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,30 +100,83 @@ def test_two_ranks_predict_what_one_predicts(runs: Path, shard_folder: Path, tmp
 def test_a_run_taken_up_again_ends_as_an_undisturbed_one(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_epoch = train.train_epoch
-    threads = torch.get_num_threads()
-
-    def dies_in_the_second(session: Session, epoch: int) -> dict[str, float]:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return whole_epoch(session, epoch)
-
+    threads, batches = torch.get_num_threads(), Session.train_epoch_batches
     monkeypatch.setattr("engine.distributed.Ranks.threads", 1)
+
+    def dies_within_the_second(session: Session) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(session)):
+            if session.schedule.last_epoch >= session.partition.steps and step == 2:
+                raise KeyboardInterrupt
+            yield batch
+
     words = ("--fold", "2", "--epochs", "3")
     train.main(tiny(shard_folder, tmp_path / "whole", *words))
-    monkeypatch.setattr(train, "train_epoch", dies_in_the_second)
+    monkeypatch.setattr(Session, "train_epoch_batches", dies_within_the_second)
     with pytest.raises(KeyboardInterrupt):
         train.main(tiny(shard_folder, tmp_path / "broken", *words))
-    monkeypatch.setattr(train, "train_epoch", whole_epoch)
+    monkeypatch.setattr(Session, "train_epoch_batches", batches)
     train.main(tiny(shard_folder, tmp_path / "broken", *words))
-    whole, broken = (
-        load_checkpoint(tmp_path / name / "tiny" / "fold2" / "last.pt", torch.device("cpu"))
-        for name in ("whole", "broken")
-    )
+    torch.set_num_threads(threads)
+    folders = [tmp_path / name / "tiny" / "fold2" for name in ("whole", "broken")]
+    whole, broken = (load_checkpoint(folder / "last.pt", torch.device("cpu")) for folder in folders)
     assert broken["finished"]
+    assert (broken["best"], broken["schedule"]) == (whole["best"], whole["schedule"])
     for name, value in whole["model"].items():
         assert torch.equal(broken["model"][name], value), name
-    torch.set_num_threads(threads)
+    for number, state in whole["optimizer"]["state"].items():
+        assert all(torch.equal(broken["optimizer"]["state"][number][name], value) for name, value in state.items())
+    pd.testing.assert_frame_equal(*(pd.read_parquet(folder / "oof.parquet") for folder in folders))
+
+
+def test_two_ranks_leave_the_model_they_were_judged_by(runs: Path, shard_folder: Path) -> None:
+    """The saved network, alone, predicts what both ranks together predicted for the held-out fold."""
+    member = load_member(runs / "tiny" / "fold0" / "best.pt", runs, torch.device("cpu"))
+    shards = ShardSet(shard_folder)
+    rows = shards.fold_rows(0)
+    images = np.stack([simplejpeg.decode_jpeg(shards.jpeg(row)) for row in rows])
+    with torch.inference_mode():
+        logits = member.model(torch.from_numpy(images), torch.from_numpy(shards.meta[rows]))
+    oof = pd.read_parquet(runs / "tiny" / "fold0" / "oof.parquet")
+    np.testing.assert_allclose(torch.sigmoid(logits).numpy(), oof["pred_best"], atol=0.01)
+
+
+def test_two_ranks_take_the_steps_of_one(shard_folder: Path, tmp_path: Path) -> None:
+    """Without batch statistics and dropout, gradients averaged over ranks are those of the whole batch."""
+    words = [
+        "--shards",
+        str(shard_folder),
+        "--backbone",
+        "test_vit.r160_in1k",
+        "--weights",
+        "none",
+        "--batch-size",
+        "16",
+    ]
+    words += ["--model.inputs", "image", "--model.head_drop", "0", "--epochs", "1"]
+    train.main([*words, "--out", str(tmp_path / "one")])
+    torchrun(2, "train.py", *words, "--out", str(tmp_path / "two"))
+    one, two = (
+        load_checkpoint(tmp_path / ranks / "test_vit.r160_in1k" / "fold0" / "last.pt", torch.device("cpu"))["model"]
+        for ranks in ("one", "two")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=0.0, msg=name)
+
+
+def test_a_loss_that_is_no_number_ends_with_the_remedy(shard_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1.*lower --optim\.lr \(now 1e\+30\)"):
+        train.main(tiny(shard_folder, tmp_path, "--optim.lr", "1e30", "--optim.warmup_epochs", "0"))
+
+
+def test_a_fold_without_melanoma_is_refused(tmp_path: Path) -> None:
+    folder = write_isic2020(tmp_path / "2020", 24, 2)
+    csv = (folder / "train.csv").read_text()
+    (folder / "train.csv").write_text(csv.replace("melanoma,malignant,1", "nevus,benign,0", 4))
+    build(PrepConfig(isic2020=str(folder), out=str(tmp_path / "set"), size=32, folds=4, workers=1))
+    shards = ShardSet(tmp_path / "set")
+    empty = next(fold for fold in range(4) if not shards.target[shards.fold_rows(fold)].any())
+    with pytest.raises(UserError, match=f"the held-out rows of fold {empty} hold 0 melanomas"):
+        train.main(tiny(tmp_path / "set", tmp_path / "out", "--fold", str(empty)))
 
 
 def test_a_finished_member_is_left_alone(runs: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +253,21 @@ def test_no_member_and_no_test_rows_are_said(
     build(PrepConfig(isic2019=str(downloads[1]), out=str(tmp_path / "set"), size=64, folds=3, workers=1))
     with pytest.raises(UserError, match="no test images"):
         infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("placement", ["dali-gpu", "host"])
+def test_a_gpu_trains_resumes_and_infers(placement: str, shard_folder: Path, tmp_path: Path) -> None:
+    words = tiny(shard_folder, tmp_path / "runs", "--epochs", "2", "--device", "cuda", "--loader.placement", placement)
+    train.main(words)
+    last = tmp_path / "runs" / "tiny" / "fold0" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    torch.save({**state, "epoch": 0, "finished": False}, last)
+    train.main(words)
+    places = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)]
+    infer.main([*places, "--device", "cuda", "--loader.placement", placement])
+    assert pd.read_csv(tmp_path / "submission_tiny_fold0.csv")["target"].between(0, 1).all()
 
 
 def test_a_batch_that_ranks_cannot_share_ends_every_rank(shard_folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
-from evaluation.ensemble import mean_probability, rank_mean, sigmoid
+from evaluation.ensemble import mean_probability
 from evaluation.metrics import (
     auc,
     auc_interval,
@@ -184,21 +184,8 @@ def test_a_level_outside_0_to_1_is_refused() -> None:
         auc_interval([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.15], level=95)
 
 
-def test_sigmoid_is_exact_in_the_middle_and_safe_at_the_ends() -> None:
-    logit = np.linspace(-20, 20, 41)
-    assert sigmoid(logit) == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-12)
-    assert sigmoid([-1e4, 0, 1e4]).tolist() == [0.0, 0.5, 1.0]
-
-
 def test_mean_probability_averages_over_members() -> None:
     assert mean_probability([[0.2, 0.4], [0.4, 0.8]]) == pytest.approx([0.3, 0.6])
-
-
-def test_rank_mean_ignores_the_scale_of_a_member() -> None:
-    target, a, b = simulated()
-    ranked = rank_mean([a, b])
-    assert ranked.tolist() == rank_mean([sigmoid(a), 100 * b]).tolist()
-    assert ranked == pytest.approx((rankdata(a) + rankdata(b)) / (2 * len(target)))
 
 
 @pytest.mark.parametrize(

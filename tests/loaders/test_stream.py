@@ -197,3 +197,17 @@ def test_the_gpu_shows_the_host_paths_pictures(shards: ShardSet) -> None:
 
     for gpu, host in zip(pictures("dali-gpu", cuda), pictures("host", CPU), strict=True):
         assert (gpu.int() - host.int()).abs().float().mean() < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_shows_the_host_paths_plain_pictures(shards: ShardSet) -> None:
+    rows, partition, cuda = np.arange(96), Partition(samples=96, batch_size=24), torch.device("cuda", 0)
+    with (
+        open_renderer(LoaderConfig(placement="dali-gpu"), shards, 24, cuda, threads=2) as gpu,
+        open_renderer(LoaderConfig(placement="host"), shards, 24, CPU, threads=2) as host,
+    ):
+        for (_, ours), (_, theirs) in zip(
+            gpu.render(eval_requests(rows, partition)), host.render(eval_requests(rows, partition)), strict=True
+        ):
+            assert (ours.cpu().int() - theirs.int()).abs().float().mean() < 2

@@ -153,6 +153,35 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     assert not partial.exists()
 
 
+def test_a_set_that_only_lacked_its_name_gets_it(
+    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prep.build as building
+
+    monkeypatch.setattr(building, "publish", lambda *_: None)
+    build(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(building, "pack_all", lambda *_: pytest.fail("packed again"))
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
+def test_a_torn_record_of_a_shard_only_costs_this_shard(
+    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prep.build as building
+
+    monkeypatch.setattr(building, "finish", lambda *_: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception):
+        build(config)
+    monkeypatch.undo()
+    records = sorted(Path(config.out + ".partial").glob("*.done.json"))
+    records[0].write_text("")
+    records[1].write_text('{"name": "half')
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
 def without(downloads: tuple[Path, Path], tmp_path: Path, damage: dict[str, bytes | None]) -> Path:
     """A copy of the 2020 download in which images are replaced (bytes) or removed (None)."""
     folder = tmp_path / "2020"
