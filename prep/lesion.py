@@ -128,7 +128,7 @@ def _outline(rng: np.random.Generator, size: int, a: float) -> tuple[Floats, Flo
     along = (cos * (x - np.float32(left)) + sin * (y - np.float32(top))) / np.float32(np.sqrt(stretch))
     across = (cos * (y - np.float32(top)) - sin * (x - np.float32(left))) * np.float32(np.sqrt(stretch))
     angle = np.arctan2(across, along)
-    swing = 0.44 * _logistic(2.0 * a) * rng.uniform(0.7, 1.3)
+    swing = 0.44 * _logistic(1.5 * a) * rng.uniform(0.9, 1.1)
     wave: Floats = np.zeros_like(angle)
     for lobes, share in LOBES.items():
         wave += np.float32(share) * np.sin(lobes * angle + np.float32(rng.uniform(0, 2 * np.pi)))
