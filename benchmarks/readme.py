@@ -36,7 +36,8 @@ def table() -> str:
 def _demo(record: dict[str, Any]) -> list[str]:
     lines = [
         f"**`make demo`**: {record['test_images']:,} synthetic test images ({record['test_melanomas']} melanoma) whose "
-        f"truth the training never sees; {record['minutes']:.1f} minutes. {_where(record)}",
+        f"truth the training never sees; {record['minutes']:.1f} minutes after installation. Members named image_ and "
+        f"meta_ see only that input. {_where(record)}",
         "",
         "| member | AUC | 95 % interval (DeLong) |",
         "| --- | --- | --- |",
