@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -213,14 +212,6 @@ class CpuDaliRenderer:
         self._pool.shutdown(cancel_futures=True)
         del self._pipeline
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class GpuDaliRenderer:
     """DALI decodes (mixed) and augments on the GPU; batches never touch host memory."""
@@ -264,11 +255,3 @@ class GpuDaliRenderer:
     def close(self) -> None:
         """Give DALI's buffers back."""
         self._pipelines.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -53,14 +51,6 @@ class HostRenderer:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _submit(self, request: Request) -> "tuple[Request, Slot, list[Future[None]]]":
         slot = self._ring.take()

@@ -6,9 +6,9 @@ The renderer works ahead of the consumer, over the end of an epoch into the next
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Batch:
 
 
 class Renderer(Protocol):
-    """Turns requests into pixels, in order and ahead of the consumer; closes with `with`."""
+    """Turns requests into pixels, in order and ahead of the consumer."""
 
     def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its images, uint8 [b, size, size, 3]."""
@@ -64,12 +64,6 @@ class Renderer(Protocol):
     def close(self) -> None:
         """End threads and free buffers; an iterator of `render` must not be used afterwards."""
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def train_requests(
@@ -134,24 +128,27 @@ def chosen_placement(config: LoaderConfig, device: torch.device) -> tuple[Placem
     return ("dali-gpu" if device.type == "cuda" else "dali-cpu"), ""
 
 
+@contextmanager
 def open_renderer(
     config: LoaderConfig, shards: ShardSet, batch_size: int, device: torch.device, *, threads: int
-) -> Renderer:
+) -> Iterator[Renderer]:
     """The renderer that `config` names, for local batches of `batch_size`; `threads` where the config says 0."""
     from loaders.dali import CpuDaliRenderer, GpuDaliRenderer
     from loaders.host import HostRenderer
 
     placement, _ = chosen_placement(config, device)
-    threads = config.threads or threads
+    threads, prefetch = config.threads or threads, config.prefetch
+    renderer: Renderer
     if placement == "host":
-        return HostRenderer(shards, batch_size, threads=threads, prefetch=config.prefetch, device=device)
-    if placement == "dali-cpu":
-        return CpuDaliRenderer(shards, batch_size, threads=threads, prefetch=config.prefetch, device=device)
-    return GpuDaliRenderer(
-        shards,
-        batch_size,
-        threads=threads,
-        prefetch=config.prefetch,
-        device=device,
-        hw_decoder_load=config.hw_decoder_load,
-    )
+        renderer = HostRenderer(shards, batch_size, threads=threads, prefetch=prefetch, device=device)
+    elif placement == "dali-cpu":
+        renderer = CpuDaliRenderer(shards, batch_size, threads=threads, prefetch=prefetch, device=device)
+    else:
+        load = config.hw_decoder_load
+        renderer = GpuDaliRenderer(
+            shards, batch_size, threads=threads, prefetch=prefetch, device=device, hw_decoder_load=load
+        )
+    try:
+        yield renderer
+    finally:
+        renderer.close()

@@ -116,7 +116,7 @@ def test_dalis_whole_graph_makes_the_host_paths_pictures(shards: ShardSet) -> No
     def requests() -> Iterator[Request]:
         return train_requests(rows, partition, AugmentConfig(), seed=2, size=shards.size, epochs=range(1))
 
-    with HostRenderer(shards, 24, threads=2, prefetch=2, device=CPU) as host:
+    with open_renderer(LoaderConfig(placement="host"), shards, 24, CPU, threads=2) as host:
         pairs = zip(pipeline.run(requests()), host.render(requests()), strict=True)
         for (_, dali), (_, ours) in pairs:
             difference = np.abs(dali.as_array().astype(int) - ours.numpy().astype(int))
@@ -176,12 +176,12 @@ def test_without_dali_the_host_path_serves_and_dali_says_why(shards: ShardSet, m
     with open_renderer(LoaderConfig(), shards, 8, CPU, threads=1) as renderer:
         assert isinstance(renderer, HostRenderer)
     with pytest.raises(UserError, match="not installed"):
-        open_renderer(LoaderConfig(placement="dali-cpu"), shards, 8, CPU, threads=1)
+        open_renderer(LoaderConfig(placement="dali-cpu"), shards, 8, CPU, threads=1).__enter__()
 
 
 def test_the_gpu_placement_without_a_gpu_names_the_others(shards: ShardSet) -> None:
     with pytest.raises(UserError, match="needs a CUDA GPU: take dali-cpu, host or auto"):
-        open_renderer(LoaderConfig(placement="dali-gpu"), shards, 8, CPU, threads=1)
+        open_renderer(LoaderConfig(placement="dali-gpu"), shards, 8, CPU, threads=1).__enter__()
 
 
 @pytest.mark.gpu
