@@ -66,7 +66,8 @@ class Records:
 
     def begin_epoch(self, name: str, steps: int) -> None:
         """Start the live line's bar anew."""
-        self._live.reset(self._task, total=steps, epoch=name)
+        self._live.reset(self._task, total=steps)  # given fields, it would forget the others
+        self._live.update(self._task, epoch=name)
 
     def progress(self, step: int, *, speed: float, loss: float, waiting: float) -> None:
         """Move the live line; rates in images/s, `waiting` from 0 to 1."""

@@ -64,12 +64,12 @@ def build(config: PrepConfig) -> str:
     inputs = hashlib.sha256(json.dumps([rows_digest(rows), *(task.digest() for task in tasks)]).encode()).hexdigest()
     if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
-        return f"{out} is whole and was made from the same tables, file sizes and options: nothing to do"
+        return f"{config.out} is whole and was made from the same tables, file sizes and options: nothing to do"
     if not _is_finished(partial, inputs):
         partial.mkdir(parents=True, exist_ok=True)
         finish(rows, pack_all(tasks, config.workers, partial), config, inputs, partial)
     publish(partial, out)
-    return summary(rows, out, len(tasks))
+    return summary(rows, config.out, len(tasks))
 
 
 def plan_rows(config: PrepConfig) -> pd.DataFrame:
@@ -223,7 +223,7 @@ def publish(partial: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def summary(rows: pd.DataFrame, out: Path, shards: int) -> str:
+def summary(rows: pd.DataFrame, out: str, shards: int) -> str:
     """What a person wants to read at the end."""
     kept = rows[rows["left_out"].isna()]
     train, test = kept[kept["split"] == "train"], kept[kept["split"] == "test"]

@@ -1,10 +1,16 @@
 """Training and inference by their own commands, on real shards, with real ranks."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +183,24 @@ def test_a_fold_without_melanoma_is_refused(tmp_path: Path) -> None:
     empty = next(fold for fold in range(4) if not shards.target[shards.fold_rows(fold)].any())
     with pytest.raises(UserError, match=f"the held-out rows of fold {empty} hold 0 melanomas"):
         train.main(tiny(tmp_path / "set", tmp_path / "out", "--fold", str(empty)))
+
+
+def test_on_a_terminal_a_live_line_shows_speed_loss_auc_and_wait(shard_folder: Path, tmp_path: Path) -> None:
+    terminal, screen = pty.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    words = tiny(shard_folder, tmp_path, "--epochs", "2", "--batch-size", "4")
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=environment, stdout=screen)
+    os.close(screen)
+    shown = b""
+    with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal closes
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"epoch 2/2 .* img/s  loss \S+  AUC 0\.\d{4} waiting", text)
+    assert "best AUC" in text
 
 
 def test_a_finished_member_is_left_alone(runs: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
