@@ -59,7 +59,6 @@ class DaliPipeline:
         self._shards = shards
         self._augment = augment
         self._on_gpu = device == "gpu"
-        self._prefetch = prefetch
         self._pipeline: Any = Pipeline(
             batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=prefetch
         )
@@ -73,26 +72,26 @@ class DaliPipeline:
         """Each request with DALI's output, a TensorList uint8 HWC that is DALI's again once the next is asked for."""
         self._requests = iter(requests)
         self._pipeline.reset()
-        held = 0
-        try:
-            self._pipeline.schedule_run()  # the first one fills the whole queue
-            while self._pending:
-                images = self._next_output()
-                held = 1
+        self._pipeline.schedule_run()  # the first one fills the whole queue
+        while self._pending:
+            images = self._next_output()
+            try:
                 yield self._pending.popleft(), images
-                self._pipeline.release_outputs()
-                held = 0
-                self._pipeline.schedule_run()
-        finally:  # an abandoned run must not leave its images to the next one
-            for _ in range(held):
-                self._pipeline.release_outputs()
-            self._requests = iter(())
-            if self._pending:  # lets DALI see the end, without which it would not fill its queue anew
-                self._pipeline.schedule_run()
-            while self._pending:
-                self._pending.popleft()
-                self._pipeline.share_outputs()
-                self._pipeline.release_outputs()
+            except GeneratorExit:
+                self._drain()
+                raise
+            self._pipeline.release_outputs()
+            self._pipeline.schedule_run()
+
+    def _drain(self) -> None:
+        """Leave none of an abandoned run's images to the next one."""
+        self._pipeline.release_outputs()
+        self._requests = iter(())
+        self._pipeline.schedule_run()  # lets DALI see the end, without which it would not fill its queue anew
+        while self._pending:
+            self._pending.popleft()
+            self._pipeline.share_outputs()
+            self._pipeline.release_outputs()
 
     def _next_output(self) -> Any:
         # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.

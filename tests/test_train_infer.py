@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -201,6 +202,19 @@ def test_on_a_terminal_a_live_line_shows_speed_loss_auc_and_wait(shard_folder: P
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert re.search(r"epoch 2/2 .* img/s  loss \S+  AUC 0\.\d{4} waiting", text)
     assert "best AUC" in text
+
+
+@pytest.mark.parametrize("placement", ["dali-cpu", "host"])
+def test_ctrl_c_ends_in_one_word(placement: str, shard_folder: Path, tmp_path: Path) -> None:
+    words = tiny(shard_folder, tmp_path, "--epochs", "1000", "--patience", "0", "--loader.placement", placement)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("epoch 1/1000")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted\n")
 
 
 def test_a_finished_member_is_left_alone(runs: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
