@@ -51,8 +51,9 @@ def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[lis
     from engine.members import require_fit
     from engine.session import autocast_of
     from loaders.order import Partition
+    from loaders.placement import open_renderer
     from loaders.shards import ShardSet
-    from loaders.stream import batches, eval_requests, open_renderer
+    from loaders.stream import batches, eval_requests
 
     shards = ShardSet(Path(config.shards), member.meta)
     require_fit(member, shards)

@@ -23,8 +23,9 @@ from configs.machine import usable_cores
 from configs.schema import AugmentConfig, LoaderConfig
 from loaders.dali import require_dali
 from loaders.order import Partition
+from loaders.placement import open_renderer
 from loaders.shards import ShardSet
-from loaders.stream import batches, open_renderer, train_requests
+from loaders.stream import batches, train_requests
 
 _FLIPS = replace(
     AugmentConfig(), shift_scale_rotate=0.0, hue_saturation_value=0.0, brightness_contrast=0.0, coarse_dropout=0.0

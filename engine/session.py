@@ -19,8 +19,9 @@ from engine.evaluate import Predictions, predict
 from engine.optim import create_optimizer, create_schedule
 from engine.records import Records, member_folder
 from loaders.order import Indices, Partition
+from loaders.placement import chosen_placement, open_renderer
 from loaders.shards import ShardSet
-from loaders.stream import Batch, batches, chosen_placement, eval_requests, open_renderer, train_requests
+from loaders.stream import Batch, batches, eval_requests, train_requests
 from models.fusion import FusionModel, build_model
 from prep.metadata import FEATURES
 

@@ -6,7 +6,6 @@ The renderer works ahead of the consumer, over the end of an epoch into the next
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from configs.schema import AugmentConfig, LoaderConfig, MetaKind, Placement
+from configs.schema import AugmentConfig, MetaKind
 from loaders.augment import AugmentParams, draw_params
 from loaders.order import Indices, Partition, permutation
 from loaders.shards import ShardSet
@@ -114,41 +113,3 @@ def batches(
             index=torch.from_numpy(request.index),
             valid=torch.from_numpy(request.valid),
         ).to(device)
-
-
-def chosen_placement(config: LoaderConfig, device: torch.device) -> tuple[Placement, str]:
-    """The placement that `config` means on this machine, and why where it is not what a user would expect."""
-    from loaders.dali import require_dali
-
-    if config.placement != "auto":
-        return config.placement, ""
-    missing = require_dali()
-    if missing is not None:
-        return "host", missing
-    return ("dali-gpu" if device.type == "cuda" else "dali-cpu"), ""
-
-
-@contextmanager
-def open_renderer(
-    config: LoaderConfig, shards: ShardSet, batch_size: int, device: torch.device, *, threads: int
-) -> Iterator[Renderer]:
-    """The renderer that `config` names, for local batches of `batch_size`; `threads` where the config says 0."""
-    from loaders.dali import CpuDaliRenderer, GpuDaliRenderer
-    from loaders.host import HostRenderer
-
-    placement, _ = chosen_placement(config, device)
-    threads, prefetch = config.threads or threads, config.prefetch
-    renderer: Renderer
-    if placement == "host":
-        renderer = HostRenderer(shards, batch_size, threads=threads, prefetch=prefetch, device=device)
-    elif placement == "dali-cpu":
-        renderer = CpuDaliRenderer(shards, batch_size, threads=threads, prefetch=prefetch, device=device)
-    else:
-        load = config.hw_decoder_load
-        renderer = GpuDaliRenderer(
-            shards, batch_size, threads=threads, prefetch=prefetch, device=device, hw_decoder_load=load
-        )
-    try:
-        yield renderer
-    finally:
-        renderer.close()

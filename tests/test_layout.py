@@ -1,6 +1,7 @@
 """The direction of imports, folder by folder."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_a_folder_imports_only_from_those_below_it(folder: str) -> None:
     assert files
     for path in files:
         assert folders_imported_by(path) <= ALLOWED[folder] | {folder}, path
+
+
+def modules_imported_by(path: Path) -> set[str]:
+    """The project's modules that a file imports from, anywhere in it."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if node.module and node.module.split(".")[0] in ALLOWED}
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    files = [path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py")]
+    graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): modules_imported_by(path) for path in files}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(files)
 
 
 @pytest.mark.parametrize("command", ["train.py", "infer.py"])

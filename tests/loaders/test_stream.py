@@ -18,9 +18,10 @@ from loaders.augment import draw_params
 from loaders.dali import DaliPipeline
 from loaders.host import HostRenderer
 from loaders.order import Partition
+from loaders.placement import open_renderer
 from loaders.reference import reference_samples
 from loaders.shards import ShardSet
-from loaders.stream import Batch, Request, batches, eval_requests, open_renderer, train_requests
+from loaders.stream import Batch, Request, batches, eval_requests, train_requests
 from prep.metadata import hide_clinical
 
 CPU = torch.device("cpu")
@@ -170,9 +171,8 @@ def test_threads_end_with_the_renderer(shards: ShardSet, placement: str) -> None
 
 
 def test_without_dali_the_host_path_serves_and_dali_says_why(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    import loaders.dali
-
-    monkeypatch.setattr(loaders.dali, "require_dali", lambda: "NVIDIA DALI is not installed")
+    for module in ("loaders.dali", "loaders.placement"):
+        monkeypatch.setattr(f"{module}.require_dali", lambda: "NVIDIA DALI is not installed")
     with open_renderer(LoaderConfig(), shards, 8, CPU, threads=1) as renderer:
         assert isinstance(renderer, HostRenderer)
     with pytest.raises(UserError, match="not installed"):
