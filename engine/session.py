@@ -44,6 +44,7 @@ class Session:
         self.ranks = ranks
         self.folder = member_folder(config)
         self.shards = ShardSet(Path(config.shards), config.model.meta)
+        resources.callback(self.shards.close)
         self._train_rows = self.shards.train_rows(config.fold)
         self._fold_rows = self.shards.fold_rows(config.fold)
         self.partition = self._partition(self._train_rows)
@@ -194,15 +195,25 @@ class Session:
         if not path.is_file() or not self.config.resume:
             return None
         saved = load_checkpoint(path, self.ranks.device)
-        now = {"config": asdict(self.config), "facts": self.facts}
-        for part in ("config", "facts"):
-            for name, value in now[part].items():
-                if name not in _FREE and saved[part].get(name) != value:
-                    raise UserError(
-                        f"{path} was made with {name}={saved[part].get(name)!r}, now it is {value!r}: choose another "
-                        "--out to keep it, or start anew with --resume false"
-                    )
+        then = _flat({**saved["config"], **saved["facts"]})
+        for name, value in _flat({**asdict(self.config), **self.facts}).items():
+            if name.split(".")[0] not in _FREE and then.get(name) != value:
+                raise UserError(
+                    f"{path} was made with {name}={then.get(name)!r}, now it is {value!r}: choose another --out to "
+                    "keep it, or start anew with --resume false"
+                )
         return saved
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by the names that the command line gives them: optim.lr."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = (
+            {f"{name}.{key}": one for key, one in _flat(value).items()} if isinstance(value, dict) else {name: value}
+        )
+        found |= inner
+    return found
 
 
 @contextmanager

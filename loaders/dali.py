@@ -160,7 +160,6 @@ class CpuDaliRenderer:
 
     def __init__(self, shards: ShardSet, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
         cv2.setNumThreads(1)
-        self._size = shards.size
         self._pipeline = DaliPipeline(
             shards,
             batch_size,

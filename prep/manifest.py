@@ -113,7 +113,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder} holds no shard set (no {MANIFEST}): make one with python prep/shard.py --out {folder}"
+            f"{folder} holds no shard set (no {MANIFEST}): make one with python prep/shard.py "
+            f"--isic2020 DIR --isic2019 DIR --out {folder}"
         )
     try:
         record = json.loads(path.read_text())
