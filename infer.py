@@ -1,4 +1,4 @@
-"""Predict the test split with every trained member, and with all of them together.
+"""Predict the test images with every trained member, and with all of them together.
 
     python infer.py --ensemble --runs runs/main --shards shards/isic --out outputs
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         predicted = []
         for path in find_members(runs):
             member = load_member(path, runs, ranks.device)
-            keys, predictions = predict_test(config, member, ranks)
+            keys, predictions = predict_split(config, member, ranks)
             predicted.append(predictions.probability)
             if ranks.first:
                 write_submission(out / f"submission_{member.name}.csv", keys, predicted[-1])
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> None:
             write_submission(out / "submission_ensemble.csv", keys, mean_probability(predicted))
 
 
-def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[list[str], Predictions]:
-    """The names of all test images and the member's probabilities for them, in the order of the shard set."""
+def predict_split(config: InferConfig, member: Member, ranks: Ranks) -> tuple[list[str], Predictions]:
+    """The names of the split's images and the member's probabilities for them, in the order of the shard set."""
     from engine.evaluate import predict
     from engine.members import require_fit
     from engine.session import autocast_of
@@ -57,9 +57,10 @@ def predict_test(config: InferConfig, member: Member, ranks: Ranks) -> tuple[lis
 
     shards = ShardSet(Path(config.shards), member.meta)
     require_fit(member, shards)
-    rows = shards.test_rows()
+    rows = shards.split_rows(config.split)
     if not len(rows):
-        raise UserError(f"{shards.folder} has no test images: make it with an --isic2020 folder that holds test.csv")
+        remedy = {"test": "an --isic2020 folder that holds test.csv", "extra": "--extra CSV"}[config.split]
+        raise UserError(f"{shards.folder} has no {config.split} images: make it with {remedy}")
     local = -(-config.batch_size // ranks.world_size)
     partition = Partition(
         samples=len(rows), batch_size=local * ranks.world_size, rank=ranks.rank, world_size=ranks.world_size

@@ -13,7 +13,16 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from configs.errors import UserError
 
 # What the user can mend about a file: no room, no rights, a file where a folder should be.
-_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_MENDABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 RECIPES = Path(__file__).parent
 Config = TypeVar("Config")
 

@@ -74,6 +74,8 @@ class Session:
             self.records.forget(self.next_epoch)
             if reason:
                 self.records.say(f"loader.placement={placement}: {reason}")
+            if self.shards.manifest.unsafe:
+                self.records.say(f"warning: {config.shards} was {self.shards.manifest.unsafe}")
 
     def train_epoch_batches(self) -> Iterator[Batch]:
         """The batches of one epoch; the stream behind it is already working on the next one."""

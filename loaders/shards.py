@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
@@ -21,7 +22,7 @@ _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fol
 class ShardSet:
     """The kept samples of a shard set, N of them, numbered as in samples.parquet.
 
-    key: string array [N]; source: int16 [N]; fold: int8 [N], -1 for test; target: int8 [N], -1 unknown;
+    key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
     meta: float32 [N, 11]; size: edge of the square images in pixels. Only these columns live in memory; shards are
     mapped when they are first read. Safe to read from many threads.
     """
@@ -35,6 +36,7 @@ class ShardSet:
         self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
         self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
         self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
+        self._split: pa.Array = table["split"].combine_chunks().dictionary_encode()
         self.meta: npt.NDArray[np.float32] = (
             table[f"meta_{meta}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         )
@@ -60,9 +62,9 @@ class ShardSet:
         self._require_fold(fold)
         return np.flatnonzero(self.fold == fold)
 
-    def test_rows(self) -> Indices:
-        """Numbers of the test samples."""
-        return np.flatnonzero(self.fold == -1)
+    def split_rows(self, split: str) -> Indices:
+        """Numbers of the samples of a split: train, test or extra."""
+        return np.flatnonzero(pc.equal(self._split, split).to_numpy(zero_copy_only=False))
 
     def jpeg(self, index: int) -> memoryview:
         """The JPEG bytes of sample `index`, checked against their CRC-32.

@@ -1,216 +1,128 @@
-"""Plan, pack and finish a shard set: what `prep/shard.py` does once it knows what is wanted."""
+"""From a configuration to a finished shard set: read the tables, stage the images, decide, pack, finish, publish."""
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
+import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
-import simplejpeg
-from rich.console import Console
-from rich.progress import track
 
 from configs.errors import UserError
-from configs.machine import usable_cores
 from configs.schema import PrepConfig
-from prep.duplicates import group_names
-from prep.folds import assign_folds
-from prep.manifest import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardEntry,
-    count_rows,
-    labels_digest,
-    read_manifest,
-    write_manifest,
-    write_samples,
+from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_rejected, write_set
+from prep.manifest import MANIFEST, SAMPLES, read_manifest
+from prep.metadata import meta_vectors
+from prep.pack import PACKER, SampleTask, ShardTask, pack_shard
+from prep.place import only_builder, require_room
+from prep.plan import (
+    audit,
+    decided,
+    find_duplicates,
+    fingerprint_of,
+    official_pairs,
+    outside_overlap,
+    read_rows,
+    stage_tasks,
+    with_records,
 )
-from prep.metadata import FEATURES, images_per_patient, meta_vectors
-from prep.pack import PACKER, PackedShard, SampleTask, ShardTask, pack_shard
-from prep.tables import merged_table, read_duplicate_pairs
+from prep.pool import Workers, with_progress
+from prep.stage import Encoding, stage_chunk
 
 # What decides the bytes of a shard set; where it lies and how many processes make it do not.
-_OPTIONS = ("size", "quality", "folds", "seed", "missing", "samples_per_shard")
-_FACTS = (
-    "source",
-    "split",
-    "fold",
-    "target",
-    "diagnosis",
-    "group",
-    "sex",
-    "age",
-    "site",
-    "n_images",
-    "file_bytes",
+OPTIONS = (
+    *("size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"),
+    *("missing", "on_bad", "extra_role", "samples_per_shard"),
 )
+_FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
+_FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
+_STAGE = "stage"
+_OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, REJECTED, DUPLICATES, OVERVIEW, SUMMARY)
 
 
 def build(config: PrepConfig) -> str:
-    """Make the shard set that `config` describes and return a summary to print. Raises UserError."""
-    rows = plan_rows(config)
+    """Make the shard set that `config` describes and return its summary. Raises UserError."""
+    rows = read_rows(config)
     out = Path(config.out).resolve()
     partial = out.with_name(out.name + ".partial")
-    tasks = shard_tasks(rows, config, str(partial))
-    inputs = hashlib.sha256(json.dumps([rows_digest(rows), *(task.digest() for task in tasks)]).encode()).hexdigest()
+    inputs = _inputs_digest(rows, config)
     if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
         return f"{config.out} is whole and was made from the same tables, file sizes and options: nothing to do"
-    if not _is_finished(partial, inputs):
-        partial.mkdir(parents=True, exist_ok=True)
-        finish(rows, pack_all(tasks, config.workers, partial), config, inputs, partial)
-    publish(partial, out)
-    return summary(rows, config.out, len(tasks))
+    with only_builder(partial, _OURS):
+        if not _is_finished(partial, inputs):
+            require_room(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
+            with Workers(config.workers) as workers:
+                make(rows, config, inputs, partial, workers)
+        publish(partial, out)
+    return (out / SUMMARY).read_text().rstrip()
 
 
-def plan_rows(config: PrepConfig) -> pd.DataFrame:
-    """Every row of the tables with its fold, group and image file; rows without an image are marked left_out."""
-    isic2020 = Path(config.isic2020) if config.isic2020 else None
-    isic2019 = Path(config.isic2019) if config.isic2019 else None
-    rows = merged_table(isic2020, isic2019)
-    pairs = read_duplicate_pairs(isic2020) if isic2020 else pd.DataFrame(columns=["image_name_1", "image_name_2"])
-    rows["group"] = group_names(rows, pairs)
-    rows["fold"] = assign_folds(rows, rows["group"], folds=config.folds, seed=config.seed)
-    rows["n_images"] = images_per_patient(rows)
-    rows["path"] = rows["folder"] + os.sep + rows["key"] + ".jpg"
-    rows["file_bytes"] = file_sizes(rows)
-    absent = rows["file_bytes"] < 0
-    if absent.all():
-        raise UserError(f"none of the {len(rows):,} images of the tables was found, {rows['path'].iloc[0]} for one")
-    if absent.any() and config.missing == "fail":
-        names = ", ".join(rows["key"][absent].head(10))
-        raise UserError(
-            f"{absent.sum():,} of {len(rows):,} images of the tables are missing in the folders, first {names}; "
-            "complete the download or pass --missing skip; nothing was written"
-        )
-    rows["left_out"] = pd.Series("image file missing", index=rows.index, dtype="str").where(absent)
-    return shuffled(rows, config.seed)
+def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, workers: Workers) -> None:
+    """Write every file of the set into `partial`."""
+    stage = partial / _STAGE
+    stage.mkdir(exist_ok=True)
+    rows = stage_images(rows, config, stage, workers)
+    write_rejected(rows, partial)
+    _require_good(rows, config, partial)
+    pairs = find_duplicates(rows, official_pairs(config), stage)
+    named = _with_names(rows, pairs)
+    overlap = outside_overlap(rows, pairs)
+    rows = decided(rows, pairs, config)
+    unsafe = audit(rows, config)
+    kept = int(rows["left_out"].isna().sum())
+    tasks = shard_tasks(rows, config.samples_per_shard, partial, stage)
+    packing = with_progress(workers.in_order(pack_shard, tasks), "packing", kept, lambda shard: len(shard.offsets))
+    write_set(
+        rows,
+        list(packing),
+        partial,
+        pairs=named,
+        encoder=_encoding(config).described(),
+        options={**{name: getattr(config, name) for name in OPTIONS}, "packer": PACKER},
+        inputs=inputs,
+        unsafe=unsafe,
+        overlap=overlap,
+    )
 
 
-def file_sizes(rows: pd.DataFrame) -> list[int]:
-    """Bytes of each row's image file, -1 where there is none; one listing a folder, not one look-up a row."""
-    sizes: dict[str, int] = {}
-    for folder in rows["folder"].unique():
-        if Path(folder).is_dir():
-            with os.scandir(folder) as entries:
-                found = [entry for entry in entries if entry.name.endswith(".jpg") and entry.is_file()]
-                sizes.update({entry.path: entry.stat().st_size for entry in found})
-    return [sizes.get(path, -1) for path in rows["path"]]
+def stage_images(rows: pd.DataFrame, config: PrepConfig, stage: Path, workers: Workers) -> pd.DataFrame:
+    """Read, decode and encode every image that the rows have; the rows with what was found (see plan.with_records)."""
+    images = int(rows["left_out"].isna().sum())
+    tasks = stage_tasks(rows, _encoding(config), stage)
+    for _ in with_progress(workers.in_order(stage_chunk, tasks), "reading", images, lambda count: count):
+        pass
+    return with_records(rows, stage)
 
 
-def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Kept rows by split and fold, within each in an order that hashes of (seed, key) decide; the others last."""
-    order = [hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in rows["key"]]
-    rows = rows.assign(order=order, out=rows["left_out"].notna(), test=rows["split"] == "test")
-    rows = rows.sort_values(["out", "test", "fold", "order"], kind="stable", ignore_index=True)
-    return rows.drop(columns=["order", "out", "test"])
-
-
-def rows_digest(rows: pd.DataFrame) -> str:
-    """SHA-256 of the rows that are left out (the kept ones are in the shards' digests)."""
-    out = rows[rows["left_out"].notna()]
-    return hashlib.sha256(out[["key", "left_out", *_FACTS]].to_csv(index=False).encode()).hexdigest()
-
-
-def shard_tasks(rows: pd.DataFrame, config: PrepConfig, folder: str) -> list[ShardTask]:
+def shard_tasks(rows: pd.DataFrame, samples_per_shard: int, folder: Path, stage: Path) -> Iterator[ShardTask]:
     """Cut the kept rows into shards of one split and one fold each."""
     kept = rows[rows["left_out"].isna()]
-    vectors = meta_vectors("clinical", kept)
-    facts = [_facts(row) for row in kept[["key", *_FACTS]].to_dict("records")]
-    samples = [
-        SampleTask(key=fact["key"], path=path, facts=fact, meta=tuple(vector.tolist()))
-        for fact, path, vector in zip(facts, kept["path"], vectors, strict=True)
-    ]
-    tasks = []
     for (split, fold), part in kept.groupby(["split", "fold"], sort=False):
         stem = f"train-fold{fold}" if split == "train" else str(split)
-        for number, start in enumerate(range(0, len(part), config.samples_per_shard)):
-            members = part.index[start : start + config.samples_per_shard]
-            tasks.append(
-                ShardTask(
-                    folder=folder,
-                    name=f"{stem}-{number:06d}",
-                    size=config.size,
-                    quality=config.quality,
-                    samples=tuple(samples[member] for member in members),
-                )
+        for number, start in enumerate(range(0, len(part), samples_per_shard)):
+            members = part.iloc[start : start + samples_per_shard]
+            yield ShardTask(
+                folder=str(folder), name=f"{stem}-{number:06d}", samples=tuple(_sample_tasks(members, stage))
             )
-    return tasks
 
 
-def pack_all(tasks: list[ShardTask], workers: int, partial: Path) -> list[PackedShard]:
-    """Make every shard. Raises UserError with all images that could not be decoded, the first ten by name."""
-    live = Console().is_terminal
-    shards = list(track(_packed(tasks, workers), "packing", total=len(tasks), disable=not live))
-    rejected = [item for shard in shards for item in shard.rejected]
-    if rejected:
-        named = "; ".join(f"{path}: {reason}" for path, reason in rejected[:10])
-        raise UserError(
-            f"{len(rejected)} images cannot be used: {named}; mend or remove them and run again: the finished shards "
-            f"are kept in {partial}, no shard set was made"
+def _sample_tasks(rows: pd.DataFrame, stage: Path) -> Iterator[SampleTask]:
+    vectors = meta_vectors("clinical", rows)
+    places = zip(rows["chunk"], rows["staged_offset"], rows["length"], rows["crc32"], strict=True)
+    for facts, (chunk, offset, length, crc32), vector in zip(
+        rows[_FACTS].to_dict("records"), places, vectors, strict=True
+    ):
+        yield SampleTask(
+            key=str(facts["key"]),
+            staged=str(stage / f"{chunk:06d}.jpgs"),
+            offset=int(offset),
+            length=int(length),
+            crc32=int(crc32),
+            facts=_plain(facts),
+            meta=tuple(vector.tolist()),
         )
-    return shards
-
-
-def _packed(tasks: list[ShardTask], workers: int) -> Iterator[PackedShard]:
-    workers = min(workers or usable_cores(), len(tasks))
-    if workers == 1:
-        yield from map(pack_shard, tasks)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
-            yield from pool.map(pack_shard, tasks)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker was killed, most likely for want of memory: run again with fewer --workers"
-        ) from error
-
-
-def _begin_worker() -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it lets the shards under way end
-
-
-def finish(rows: pd.DataFrame, shards: list[PackedShard], config: PrepConfig, inputs: str, folder: Path) -> None:
-    """Write samples.parquet and manifest.json."""
-    packed = [(f"{shard.name}.tar", sample) for shard in shards for sample in shard.samples]
-    outside = len(rows) - len(packed)
-    assert [sample.key for _, sample in packed] == rows["key"].head(len(packed)).tolist()
-    rows["index"] = np.arange(len(rows))
-    rows["shard"] = [file for file, _ in packed] + [None] * outside
-    for column, absent in (("offset", -1), ("length", 0), ("crc32", 0), ("width", 0), ("height", 0)):
-        rows[column] = [getattr(sample, column) for _, sample in packed] + [absent] * outside
-    for column in ("sex", "age", "site"):
-        rows[f"{column}_missing"] = rows[column].isna()
-    rows["meta_clinical"] = list(meta_vectors("clinical", rows))
-    rows["meta_reference"] = [*meta_vectors("reference", rows.head(len(packed))), *([None] * outside)]
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        size=config.size,
-        encoder={"simplejpeg": simplejpeg.__version__, "quality": config.quality, "subsampling": "4:2:0"},
-        options={**{name: getattr(config, name) for name in _OPTIONS}, "packer": PACKER, "meta": FEATURES},
-        inputs_sha256=inputs,
-        samples=len(packed),
-        left_out=outside,
-        counts=count_rows(rows),
-        samples_sha256=write_samples(rows, folder / "samples.parquet"),
-        labels_sha256=labels_digest(rows),
-        shards=[
-            ShardEntry(file=f"{shard.name}.tar", bytes=shard.bytes, samples=len(shard.samples), sha256=shard.sha256)
-            for shard in shards
-        ],
-    )
-    write_manifest(manifest, folder)
 
 
 def publish(partial: Path, out: Path) -> None:
@@ -218,29 +130,50 @@ def publish(partial: Path, out: Path) -> None:
     wanted = {entry.file for entry in read_manifest(partial).shards}
     for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
         for path in partial.glob(pattern):
-            if path.with_suffix(".tar").name not in wanted:
+            if pattern in ("*.tmp", "*.done.json") or path.with_suffix(".tar").name not in wanted:
                 path.unlink()
+    shutil.rmtree(partial / _STAGE, ignore_errors=True)
     partial.rename(out)
 
 
-def summary(rows: pd.DataFrame, out: str, shards: int) -> str:
-    """What a person wants to read at the end."""
-    kept = rows[rows["left_out"].isna()]
-    train, test = kept[kept["split"] == "train"], kept[kept["split"] == "test"]
-    lines = [
-        f"{out}: {shards} shards, {len(rows) - len(kept):,} rows left out",
-        f"  train {len(train):,} images, {(train['target'] == 1).sum():,} melanoma; test {len(test):,} images",
-    ]
-    for source, part in train.groupby("source"):
-        lines.append(f"  {source}: {len(part):,} images, {(part['target'] == 1).sum():,} melanoma")
-    folds = train.groupby("fold")["target"].agg(["size", "sum"])
-    lines += [f"  fold {fold}: {row['size']:,} images, {row['sum']:,} melanoma" for fold, row in folds.iterrows()]
-    return "\n".join(lines)
+def _encoding(config: PrepConfig) -> Encoding:
+    return Encoding(size=config.size, fit=config.fit, quality=config.quality, subsampling=config.subsampling)
 
 
-def _facts(row: dict[Any, Any]) -> dict[str, Any]:
+def _inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
+    options = {name: getattr(config, name) for name in OPTIONS}
+    described = [fingerprint_of(rows, config), options, _encoding(config).described(), PACKER]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _require_good(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
+    bad = rows[rows["left_out"].str.startswith("cannot be used", na=False)]
+    if len(bad) and config.on_bad == "fail":
+        named = "; ".join(
+            f"{path}: {why.partition(': ')[2]}" for path, why in bad[["path", "left_out"]].head(10).to_numpy()
+        )
+        raise UserError(
+            f"{len(bad):,} images cannot be used: {named}; all of them are in {partial / REJECTED}: mend them or pass "
+            "--on-bad skip, and run again: the other images' work is kept, no shard set was made"
+        )
+    if rows["left_out"].notna().all():
+        raise UserError(f"not one image can be used: {partial / REJECTED} says why")
+
+
+def _with_names(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs by the names and splits of their images, as duplicates.csv lists them."""
+    named = pd.DataFrame(index=pairs.index)
+    for end in ("1", "2"):
+        of = rows.iloc[pairs[f"row_{end}"]]
+        named[f"image_name_{end}"], named[f"split_{end}"] = of["key"].to_numpy(), of["split"].to_numpy()
+        named[f"target_{end}"] = of["target"].to_numpy()
+    named = pd.concat([named, pairs[["kind", "official", "correlation", "detail"]]], axis=1)
+    return named.sort_values(["image_name_1", "image_name_2"], ignore_index=True)
+
+
+def _plain(facts: dict[Any, Any]) -> dict[str, Any]:
     """A row as plain JSON values, missing ones as null."""
-    return {str(name): None if pd.isna(value) else value for name, value in row.items()}
+    return {str(name): None if pd.isna(value) else value for name, value in facts.items()}
 
 
 def _is_finished(partial: Path, inputs: str) -> bool:

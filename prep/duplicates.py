@@ -1,25 +1,122 @@
-"""Which rows must share a fold: one patient, one lesion, one picture twice."""
+"""One picture twice: what counts as a duplicate, which copy stays, and which rows must therefore share a fold."""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from configs.schema import DuplicatePolicy
+from prep.fingerprint import Pairs
 
-def group_names(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """Name the connected component of each row (str, aligned with `table`).
+DUPLICATE = "duplicate"
+VIEW = "view of one lesion"
+Rows = npt.NDArray[np.int64]
 
-    Rows are joined by patient, by lesion and by the official duplicate `pairs` (image_name_1, image_name_2); a
-    component takes the first, in sorting order, of its patients' and lesions' names, or of its keys.
+
+def same_files(sha256: pd.Series) -> Rows:
+    """Row numbers, int64 [P, 2], of each file with the first one of the same bytes; missing hashes equal nothing."""
+    known = np.flatnonzero(sha256.notna())
+    _, place = np.unique(sha256.to_numpy()[known], return_inverse=True)
+    first = np.full(place.max(initial=-1) + 1, len(sha256), dtype=np.int64)
+    np.minimum.at(first, place, known)
+    pairs = np.stack([first[place], known], axis=1)
+    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]])
+
+
+def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pairs) -> pd.DataFrame:
+    """Every pair that the official list, equal bytes or likeness names, once each.
+
+    Reads key, split, source, lesion and target of `rows`. Columns: row_1, row_2 (row numbers), kind, official,
+    correlation, detail (NaN where the pictures were not compared). Two pictures of one 2019 lesion are views, which
+    belong together but are no duplicates, unless the files are equal.
     """
-    own = table["patient"].fillna(table["lesion"]).fillna(table["key"])
-    names, node = np.unique(own.to_numpy(dtype=str), return_inverse=True)
-    by_key = pd.Series(node, index=table["key"])
-    known = pairs["image_name_1"].isin(by_key.index) & pairs["image_name_2"].isin(by_key.index)
-    left = by_key.reindex(pairs["image_name_1"][known]).to_numpy(dtype=np.int64)
-    right = by_key.reindex(pairs["image_name_2"][known]).to_numpy(dtype=np.int64)
-    links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(len(names), len(names)))
-    _, component = connected_components(links, directed=False)
-    # `names` is sorted, so the first node of a component bears its smallest name.
-    _, first = np.unique(component, return_index=True)
-    return pd.Series(names[first[component[node]]], index=table.index, dtype="str")
+    numbers = pd.Series(np.arange(len(rows)), index=rows["key"]).groupby(level=0).first()
+    named = np.stack([official[name].map(numbers).to_numpy(np.float64) for name in ("image_name_1", "image_name_2")], 1)
+    named = named[~np.isnan(named).any(axis=1)].astype(np.int64)
+    nothing = np.full(len(named), np.nan)
+    parts = [
+        pd.DataFrame({"a": alike.rows[:, 0], "b": alike.rows[:, 1], "r": alike.correlation, "d": alike.detail}),
+        pd.DataFrame({"a": same[:, 0], "b": same[:, 1], "r": 1.0, "d": 1.0, "equal": True}),
+        pd.DataFrame({"a": named[:, 0], "b": named[:, 1], "r": nothing, "d": nothing, "official": True}),
+    ]
+    found = pd.concat(parts).astype({"a": np.int64, "b": np.int64})
+    ends = np.sort(found[["a", "b"]].to_numpy(), axis=1)
+    found = found.assign(row_1=ends[:, 0], row_2=ends[:, 1])
+    for column in ("equal", "official"):
+        found[column] = found[column].eq(True)
+    pairs = found.groupby(["row_1", "row_2"], as_index=False).agg(
+        official=("official", "any"), equal=("equal", "any"), correlation=("r", "max"), detail=("d", "max")
+    )
+    lesion, source = rows["lesion"].to_numpy(dtype=object), rows["source"].to_numpy()
+    left, right = pairs["row_1"], pairs["row_2"]
+    views = (lesion[left] == lesion[right]) & (source[left] == 2019) & ~pairs["equal"] & ~pairs["official"]
+    pairs["kind"] = np.where(views, VIEW, DUPLICATE)
+    return pairs.drop(columns="equal")
+
+
+def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> pd.DataFrame:
+    """What becomes of each row: columns cluster, decision and copy_of (str, missing where there is nothing to say).
+
+    A cluster is a connected set of duplicate training rows that can be used (`rows["left_out"]` is missing), named
+    after its smallest key. Under `drop` the largest original stays, if all labels agree; test and outside rows are
+    never dropped.
+    """
+    verdict = pd.DataFrame(
+        {name: pd.Series(np.nan, rows.index, dtype="str") for name in ("cluster", "decision", "copy_of")}
+    )
+    usable = ((rows["split"] == "train") & rows["left_out"].isna()).to_numpy()
+    links = duplicate_links(rows, pairs)
+    links = links[usable[links].all(axis=1)]
+    _, component = connected_components(_graph(links, len(rows)), directed=False)
+    members = np.unique(links)
+    for _, numbers in pd.Series(members).groupby(component[members]):
+        cluster = rows.iloc[numbers].sort_values("key")
+        verdict.loc[cluster.index, "cluster"] = cluster["key"].iloc[0]
+        verdict.loc[cluster.index, ["decision", "copy_of"]] = _verdict(cluster, policy)
+    return verdict
+
+
+def _verdict(cluster: pd.DataFrame, policy: DuplicatePolicy) -> "npt.NDArray[Any]":
+    """decision and copy_of of each member of a cluster."""
+    if policy != "drop" or cluster["target"].nunique() > 1:
+        word = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}[policy]
+        return np.array([[word, np.nan]] * len(cluster), dtype=object)
+    area = cluster["width"].astype(np.int64) * cluster["height"]
+    best = cluster.assign(area=area).sort_values(["area", "file_bytes", "key"], ascending=[False, False, True]).index[0]
+    kept = cluster.loc[best, "key"]
+    words = [["kept: the largest copy", np.nan] if key == kept else ["dropped", kept] for key in cluster["key"]]
+    return np.array(words, dtype=object)
+
+
+def duplicate_links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:
+    """Row numbers, int64 [P, 2], of the duplicate pairs inside the training rows."""
+    ends = pairs.loc[pairs["kind"] == DUPLICATE, ["row_1", "row_2"]].to_numpy(dtype=np.int64)
+    train = (rows["split"] == "train").to_numpy()
+    return np.asarray(ends[train[ends].all(axis=1)])
+
+
+def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
+    """Name the connected component of each row (str, aligned with `rows`).
+
+    Rows are joined by patient, by lesion and by `links` (row numbers, int64 [P, 2]); a component takes the first, in
+    sorting order, of its members' names, a member's being its patient, else its lesion, else its key.
+    """
+    count = len(rows)
+    edges = [links]
+    nodes = count
+    for column in ("patient", "lesion"):
+        known = np.flatnonzero(rows[column].notna())
+        names, place = np.unique(rows[column].to_numpy(dtype=object)[known].astype(str), return_inverse=True)
+        edges.append(np.stack([known, nodes + place], axis=1))
+        nodes += len(names)
+    _, component = connected_components(_graph(np.concatenate(edges), nodes), directed=False)
+    own = rows["patient"].fillna(rows["lesion"]).fillna(rows["key"])
+    first = own.groupby(component[:count]).transform("min")
+    return pd.Series(first.to_numpy(), index=rows.index, dtype="str")
+
+
+def _graph(edges: Rows, nodes: int) -> coo_array:
+    return coo_array((np.ones(len(edges), dtype=np.int8), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))

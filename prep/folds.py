@@ -1,49 +1,89 @@
 """Cross-validation folds that no patient, lesion or duplicate crosses, alike in source and melanoma rate."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from configs.errors import UserError
+from configs.schema import FoldScheme
+from prep.csvfile import read_csv, whole_numbers
+
+MOST_FOLDS = 100
+_ARCHIVES = ("BCN", "HAM", "MSK")
 
 
-def assign_folds(table: pd.DataFrame, groups: pd.Series, *, folds: int, seed: int) -> npt.NDArray[np.int8]:
-    """Fold of each row, int8 [N]: 0 to folds-1 for training rows, -1 for test rows.
+def assign_folds(
+    table: pd.DataFrame, groups: pd.Series, *, folds: int, seed: int, scheme: FoldScheme = "grouped"
+) -> npt.NDArray[np.int8]:
+    """Fold of each row, int8 [N]: 0 to folds-1 for training rows, -1 for the others.
 
-    Depends on the tables alone, so a download with missing images gets the same folds as a complete one.
-    Strata are the sub-source (2020, BCN, HAM, MSK4, none: their melanoma rates differ) times the target.
+    Strata are the sub-source (their melanoma rates differ) times the target. All training rows take part, those
+    without an image too, so that a download with missing images gets the folds of a complete one. The scheme
+    `random` ignores the groups: for comparison only, its folds leak.
     """
     fold = np.full(len(table), -1, dtype=np.int8)
     train = np.flatnonzero((table["split"] == "train").to_numpy())
     rows = table.iloc[train]
     if groups.iloc[train].nunique() < folds:
         raise UserError(f"folds={folds}, but there are only {groups.iloc[train].nunique()} patients and lesions")
-    strata = _subsource(rows) + "/" + rows["target"].astype(str)
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    strata = subsource(rows) + "/" + rows["target"].astype(str)
     if strata.value_counts().max() < folds:
         raise UserError(f"folds={folds}, but no source has so many rows of one class: give more images or fewer folds")
+    grouped = scheme == "grouped"
+    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A stratum with fewer rows than folds cannot be in each of them; training says so where it matters.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for number, (_, held_out) in enumerate(splitter.split(train, strata, groups.iloc[train])):
+        for number, (_, held_out) in enumerate(splitter.split(train, strata, groups.iloc[train] if grouped else None)):
             fold[train[held_out]] = number
-    audit_folds(fold, groups)
     return fold
 
 
-def audit_folds(fold: npt.NDArray[np.int8], groups: pd.Series) -> None:
-    """Raise UserError that names the first group whose training rows (fold 0 or more) lie in several folds."""
-    train = fold >= 0
-    spread = pd.Series(fold[train]).groupby(groups.to_numpy()[train]).nunique()
-    leaking = spread[spread > 1]
-    if len(leaking):
-        raise UserError(f"{len(leaking)} groups span several folds, first {leaking.index[0]!r}: the folds leak")
+def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
+    """The folds that an outside CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
+
+    Raises UserError where a training row is not in it, or the folds do not count from 0 without a gap.
+    """
+    rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
+    numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")
+    used = np.unique(numbers)
+    if len(used) < 2 or used[-1] != len(used) - 1:
+        raise UserError(
+            f"{csv}: its folds are {', '.join(map(str, used))}; wanted 0, 1, ... without a gap, two or more"
+        )
+    train = table["split"] == "train"
+    fold = table["key"].map(pd.Series(numbers.to_numpy(), index=rows["image_name"])).where(train, -1)
+    absent = table["key"][fold.isna()]
+    if len(absent):
+        raise UserError(f"{csv} gives no fold to {len(absent)} training images, first {absent.iloc[0]}: add them")
+    return fold.to_numpy(dtype=np.int8)
 
 
-def _subsource(rows: pd.DataFrame) -> pd.Series:
-    """2020, or the archive that the 2019 lesion id names, or none."""
-    archive = rows["lesion"].str.extract(r"^([^_]+)", expand=False).fillna("none")
-    return archive.where(rows["source"] == 2019, "2020").astype(str)
+def leaking_groups(rows: pd.DataFrame) -> list[str]:
+    """The groups whose kept training rows lie in several folds, sorted. Reads left_out, split, group and fold."""
+    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    spread = kept.groupby("group")["fold"].nunique()
+    return sorted(spread.index[spread > 1])
+
+
+def fold_table(rows: pd.DataFrame) -> str:
+    """Kept training rows by fold, sub-source and target, as text: images and, in brackets, melanomas."""
+    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    names = sorted(kept["subsource"].unique())
+    lines = ["fold " + "".join(f"{name:>16}" for name in names) + f"{'all':>16}"]
+    for fold, part in kept.groupby("fold"):
+        targets = [part["target"][part["subsource"] == name] for name in names] + [part["target"]]
+        lines.append(f"{fold:<5}" + "".join(f"{f'{len(one):,} ({one.sum():,})':>16}" for one in targets))
+    return "\n".join(lines)
+
+
+def subsource(rows: pd.DataFrame) -> pd.Series:
+    """2020, outside, or for 2019 the archive that the lesion id names: BCN, HAM, MSK or none (str)."""
+    archive = rows["lesion"].str.extract(r"^([A-Za-z]+)", expand=False)
+    archive = archive.where(archive.isin(_ARCHIVES), "none")
+    named = rows["source"].map({2020: "2020", 2019: "2019"}).fillna("outside")
+    return named.where(named != "2019", archive).astype("str")

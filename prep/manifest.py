@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from prep.files import written_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 
@@ -26,12 +27,15 @@ SAMPLE_SCHEMA = pa.schema(
         ("offset", pa.int64()),  # of the JPEG in the shard, in bytes; -1 where left out
         ("length", pa.int32()),
         ("crc32", pa.uint32()),
-        ("source", pa.int16()),
-        ("split", pa.string()),
-        ("fold", pa.int8()),  # -1 for test rows
+        ("source", pa.int16()),  # 2019, 2020, or 0 for an outside set
+        ("subsource", pa.string()),  # 2020, BCN, HAM, MSK, none or outside
+        ("split", pa.string()),  # train, test or extra
+        ("fold", pa.int8()),  # -1 for test and extra rows
         ("target", pa.int8()),  # -1 where unknown
         ("diagnosis", pa.string()),
-        ("group", pa.string()),
+        ("group", pa.string()),  # rows of one group share a fold: a patient, a lesion, a duplicate, or several of them
+        ("patient", pa.string()),
+        ("lesion", pa.string()),
         ("meta_clinical", _VECTOR),
         ("meta_reference", _VECTOR),  # null where left out: it needs the image file's size
         ("sex", pa.string()),
@@ -41,9 +45,13 @@ SAMPLE_SCHEMA = pa.schema(
         ("age_missing", pa.bool_()),
         ("site_missing", pa.bool_()),
         ("n_images", pa.int32()),
-        ("file_bytes", pa.int64()),
+        ("file_bytes", pa.int64()),  # of the image file as found; -1 where there is none
+        ("file_sha256", pa.string()),  # null where there is none, or it could not be used
+        ("copied", pa.bool_()),  # whether the file was stored byte for byte
         ("width", pa.int32()),  # of the upright original, in pixels
         ("height", pa.int32()),
+        ("duplicate_cluster", pa.string()),  # the smallest key of the training images that show one picture
+        ("duplicate_decision", pa.string()),  # what became of this one of them
         ("left_out", pa.string()),  # why; null where kept
     ]
 )
@@ -64,7 +72,9 @@ class Manifest:
     """The content of manifest.json.
 
     `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
-    target) of the kept training rows: what a model is trained and judged on, whatever the images' size.
+    target) of the kept training rows: what a model is trained and judged on, whatever the images' size. `unsafe` says
+    why results on this set are for comparison only, null where they are not; `files` has the SHA-256 of every file but
+    the tars and the manifest itself.
     """
 
     schema_version: int
@@ -75,8 +85,9 @@ class Manifest:
     samples: int
     left_out: int
     counts: list[dict[str, Any]]
-    samples_sha256: str
     labels_sha256: str
+    unsafe: str | None
+    files: dict[str, str]
     shards: list[ShardEntry]
 
 
@@ -94,18 +105,17 @@ def labels_digest(rows: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def write_samples(rows: pd.DataFrame, path: Path) -> str:
-    """Write samples.parquet (columns of SAMPLE_SCHEMA) and return its SHA-256."""
+def write_samples(rows: pd.DataFrame, path: Path) -> None:
+    """Write samples.parquet (columns of SAMPLE_SCHEMA)."""
     arrays = [_arrow(rows[field.name], field.type) for field in SAMPLE_SCHEMA]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), path)
-    return file_sha256(path)
+    with written_whole(path, durable=True) as out:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), out)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json; its presence says that the shard set is whole."""
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
-    temporary.replace(folder / MANIFEST)
+    with written_whole(folder / MANIFEST, durable=True) as out:
+        out.write((json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:

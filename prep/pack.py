@@ -1,4 +1,4 @@
-"""The work of one shard, as a pure function of a small task: image files in, one WebDataset tar out.
+"""The work of one shard, as a pure function of a small task: staged JPEGs in, one WebDataset tar out.
 
 A sample is KEY.jpg, KEY.json (everything known of it), KEY.npy (the clinical meta vector) and KEY.cls (the
 target, -1 where unknown), in plain USTAR with integer times, so that any tar reader takes it as it is.
@@ -7,73 +7,59 @@ target, -1 where unknown), in plain USTAR with integer times, so that any tar re
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
-import simplejpeg
 
-from prep.images import BadImageError, store_image
+from configs.errors import UserError
+from prep.files import written_whole
 
 _BLOCK = tarfile.BLOCKSIZE
-PACKER = 1
+PACKER = 2
 """Version of the bytes this module writes; a change of them must raise it, so that old shards are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTask:
-    """One sample to pack: its image file, and what its JSON and vectors say (plain JSON values)."""
+    """One sample to pack: where its JPEG waits, and what its JSON and vectors say (plain JSON values)."""
 
     key: str
-    path: str
+    staged: str
+    offset: int
+    length: int
+    crc32: int
     facts: dict[str, Any]
     meta: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to make: `folder`/`name`.tar and .idx from `samples`, images squashed to `size`."""
+    """One shard to make: `folder`/`name`.tar and .idx from `samples`."""
 
     folder: str
     name: str
-    size: int
-    quality: int
     samples: tuple[SampleTask, ...]
 
     def digest(self) -> str:
-        """SHA-256 of everything the shard's bytes depend on, except the content of the image files."""
-        samples = [[sample.key, sample.facts, sample.meta] for sample in self.samples]
-        described = [PACKER, simplejpeg.__version__, cv2.__version__, self.name, self.size, self.quality, samples]
+        """SHA-256 of everything the shard's bytes depend on; of a JPEG, its length and CRC-32."""
+        samples = [[one.key, one.length, one.crc32, one.facts, one.meta] for one in self.samples]
+        described = [PACKER, self.name, samples]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedSample:
-    """Where a packed sample's JPEG lies in its shard (bytes), its CRC-32, and the original's upright size."""
-
-    key: str
-    offset: int
-    length: int
-    crc32: int
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class PackedShard:
-    """A finished shard; `rejected` holds (path, reason) of images that could not be decoded: then no file is kept."""
+    """A finished shard: bytes, SHA-256, and where each sample's JPEG lies in it (bytes from the start)."""
 
     name: str
     digest: str
     bytes: int
     sha256: str
-    samples: tuple[PackedSample, ...]
-    rejected: tuple[tuple[str, str], ...]
+    offsets: tuple[int, ...]
 
 
 def pack_shard(task: ShardTask) -> PackedShard:
@@ -82,76 +68,50 @@ def pack_shard(task: ShardTask) -> PackedShard:
     finished = _read_done(done)
     if finished is not None and finished.digest == task.digest():
         return finished
-    tar = Path(task.folder) / f"{task.name}.tar"
-    partial = tar.with_suffix(".tar.tmp")
-    with partial.open("wb") as out:
+    tar = done.with_name(f"{task.name}.tar")
+    with written_whole(tar, durable=True) as out:
         writer = _TarWriter(out)
-        packed, rejected = _write_samples(task, writer)
+        offsets = tuple(_add(sample, writer) for sample in task.samples)
         writer.close()
-        out.flush()
-        os.fsync(out.fileno())
+    with written_whole(tar.with_suffix(".idx"), durable=True) as out:
+        out.write(writer.dali_index().encode())
     shard = PackedShard(
         name=task.name,
         digest=task.digest(),
         bytes=writer.offset,
         sha256=writer.sha256.hexdigest(),
-        samples=tuple(packed),
-        rejected=tuple(rejected),
+        offsets=offsets,
     )
-    if rejected:
-        partial.unlink()
-        return shard
-    partial.replace(tar)
-    tar.with_suffix(".idx").write_text(writer.dali_index())
-    temporary = done.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(shard)))
-    temporary.replace(done)
+    with written_whole(done, durable=True) as out:
+        out.write(json.dumps(asdict(shard)).encode())
     return shard
 
 
-def _write_samples(task: ShardTask, writer: "_TarWriter") -> tuple[list[PackedSample], list[tuple[str, str]]]:
-    packed: list[PackedSample] = []
-    rejected: list[tuple[str, str]] = []
-    for sample in task.samples:
-        try:
-            image = store_image(Path(sample.path).read_bytes(), size=task.size, quality=task.quality)
-        except BadImageError as error:
-            rejected.append((sample.path, str(error)))
-            continue
-        except OSError as error:
-            rejected.append((sample.path, f"cannot be read: {error.strerror}"))
-            continue
-        facts = {**sample.facts, "width": image.width, "height": image.height}
-        vector = io.BytesIO()
-        np.save(vector, np.array(sample.meta, dtype=np.float32))
-        offset = writer.add_sample(
-            sample.key,
-            {
-                "jpg": image.jpeg,
-                "json": json.dumps(facts, sort_keys=True).encode(),
-                "npy": vector.getvalue(),
-                "cls": str(sample.facts["target"]).encode(),
-            },
-        )
-        packed.append(
-            PackedSample(
-                key=sample.key,
-                offset=offset,
-                length=len(image.jpeg),
-                crc32=zlib.crc32(image.jpeg),
-                width=image.width,
-                height=image.height,
-            )
-        )
-    return packed, rejected
+def _add(sample: SampleTask, writer: "_TarWriter") -> int:
+    """Append a sample; the offset of its JPEG."""
+    with Path(sample.staged).open("rb") as staged:
+        staged.seek(sample.offset)
+        jpeg = staged.read(sample.length)
+    if zlib.crc32(jpeg) != sample.crc32:
+        raise UserError(f"{sample.staged} is damaged at {sample.key}: remove its folder and run again")
+    vector = io.BytesIO()
+    np.save(vector, np.array(sample.meta, dtype=np.float32))
+    return writer.add_sample(
+        sample.key,
+        {
+            "jpg": jpeg,
+            "json": json.dumps(sample.facts, sort_keys=True).encode(),
+            "npy": vector.getvalue(),
+            "cls": str(sample.facts["target"]).encode(),
+        },
+    )
 
 
 def _read_done(path: Path) -> PackedShard | None:
     """The record of a shard that an earlier run finished, or None."""
     try:
         record = json.loads(path.read_text())
-        samples = tuple(PackedSample(**sample) for sample in record.pop("samples"))
-        shard = PackedShard(**{**record, "samples": samples, "rejected": ()})
+        shard = PackedShard(**{**record, "offsets": tuple(record["offsets"])})
         whole = path.with_name(f"{shard.name}.tar").stat().st_size == shard.bytes
     except (OSError, ValueError, KeyError, TypeError):  # absent, or torn by a power cut: the shard is packed anew
         return None
@@ -161,7 +121,7 @@ def _read_done(path: Path) -> PackedShard | None:
 class _TarWriter:
     """A USTAR archive whose bytes depend on names and contents only, with its hash and DALI index on the way."""
 
-    def __init__(self, out: io.BufferedWriter) -> None:
+    def __init__(self, out: BinaryIO) -> None:
         self.offset = 0
         self.sha256 = hashlib.sha256()
         self._out = out

@@ -1,43 +1,49 @@
-"""The ISIC 2019 and 2020 CSV files, checked and merged into one typed table.
+"""The tables of ISIC 2019 and 2020, of a merged master and of an outside set, checked and merged into one typed table.
 
-Columns of the table, one row an image: key (str, the image's name), source (int16, 2019 or 2020), split
-(str, train or test), target (int8, 1 melanoma, 0 not, -1 unknown), diagnosis, patient, lesion, sex and site
-(str, missing where the CSV has nothing), age (float64, years, NaN where missing), folder (str, where the image lies).
+Columns, one row an image: key (str, the image's name), source (int16, 2019 or 2020, 0 for an outside set), split
+(str: train, test or extra), target (int8, 1 melanoma, 0 not, -1 unknown), diagnosis, patient, lesion, sex and site
+(str, missing where the CSV has nothing), age (float64, years, NaN where missing), folder (str, below which the image
+lies), file (str, the image's exact path where the table names it, else missing) and left_out (str, why the row is
+not used, else missing).
 """
 
-import warnings
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from configs.errors import UserError
+from prep import layout
+from prep.csvfile import HEADERS, ages, read_csv, require_rows, whole_numbers, words
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
 COLUMNS = (
-    "key",
-    "source",
-    "split",
-    "target",
-    "diagnosis",
-    "patient",
-    "lesion",
-    "sex",
-    "age",
-    "site",
-    "folder",
+    *("key", "source", "split", "target", "diagnosis", "patient", "lesion", "sex", "age", "site"),
+    *("folder", "file", "left_out"),
 )
+OUTSIDE = 0
+"""The source of an outside set's rows."""
 
-_SITE_OF_2019 = {"anterior torso": "torso", "posterior torso": "torso", "lateral torso": "torso"}
+_TORSO = {f"{side} torso": "torso" for side in ("anterior", "posterior", "lateral")}
 _CLASSES_OF_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
-_DEMOGRAPHICS = ["sex", "age_approx"]
-_SITE_2020 = "anatom_site_general_challenge"
+_KEY = {"image_name": ["image_name", "image", "isic_id"]}
+_PATIENT = {"patient_id": ["patient_id", "patient"]}
+_LESION = {"lesion_id": ["lesion_id", "lesion"]}
+_PERSON = {
+    "sex": ["sex"],
+    "age_approx": ["age_approx", "age"],
+    "site": ["anatom_site_general_challenge", "anatom_site_general", "site"],
+}
+_LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 
 
-def merged_table(isic2020: Path | None, isic2019: Path | None) -> pd.DataFrame:
+def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | None = None) -> pd.DataFrame:
     """Read one or both downloads into one table (columns as above), 2020 first, in the order of the files.
 
+    A `master` CSV tells which images make up the training rows and where they lie; what else is known of them comes
+    from the downloads' tables, or from the master itself where no download is named.
     Raises UserError that names the folder, file, column or row that does not fit.
     """
     parts = []
@@ -45,10 +51,12 @@ def merged_table(isic2020: Path | None, isic2019: Path | None) -> pd.DataFrame:
         parts += read_2020(isic2020)
     if isic2019 is not None:
         parts.append(read_2019(isic2019))
+    if master is not None:
+        parts = [join_master(pd.concat(parts, ignore_index=True) if parts else None, master)]
     table = pd.concat(parts, ignore_index=True)
     twice = table["key"][table["key"].duplicated()]
     if len(twice):
-        raise UserError(f"{len(twice)} image names occur twice, first {twice.iloc[0]!r}: remove the copies")
+        raise UserError(f"{len(twice)} image names occur in two tables, first {twice.iloc[0]!r}: remove one of each")
     dotted = table["key"][table["key"].str.contains(r"[./\\]", regex=True)]
     if len(dotted):
         raise UserError(f"image name {dotted.iloc[0]!r} holds a dot or a slash: give names without file endings")
@@ -56,125 +64,154 @@ def merged_table(isic2020: Path | None, isic2019: Path | None) -> pd.DataFrame:
 
 
 def read_2020(folder: Path) -> list[pd.DataFrame]:
-    """The train table and, where there is one, the test table of the ISIC 2020 download in `folder`."""
-    _require_folder(folder, "--isic2020")
-    train_csv = folder / "train.csv"
-    columns = ["image_name", "patient_id", *_DEMOGRAPHICS, _SITE_2020]
-    train = _read_csv(train_csv, [*columns, "diagnosis", "target"])
-    labels = pd.to_numeric(train["target"], errors="coerce")
-    _require_rows(labels.isin([0, 1]), train["target"], train_csv, "target", "0 or 1")
-    parts = [_part_of_2020(train, train_csv, folder / "jpeg" / "train", "train")]
-    parts[0] = parts[0].assign(target=labels.astype("int8"), diagnosis=train["diagnosis"])
-    test_csv = folder / "test.csv"
-    if test_csv.is_file():
-        parts.append(_part_of_2020(_read_csv(test_csv, columns), test_csv, folder / "jpeg" / "test", "test"))
+    """The train table and, where there is one, the test table of the ISIC 2020 download in `folder`.
+
+    Kaggle's layout, the archive's, or a resized set: see prep/layout.py. Lesion ids come from the archive's second
+    ground truth, where it lies there too.
+    """
+    layout.require_folder(folder, "--isic2020")
+    csv = layout.find_table(folder, layout.TRAIN_2020)
+    if csv is None:
+        raise UserError(f"{folder} holds no ISIC 2020 tables: wanted one of {', '.join(layout.TRAIN_2020)}")
+    train = read_csv(csv, _KEY | _PATIENT | _PERSON | _LABEL | _LESION, optional=["lesion_id"])
+    images = layout.pictures_folder(folder, layout.TRAIN_PICTURES_2020)
+    parts = [_typed(train, csv, source=2020, split="train", folder=images)]
+    lesions = layout.find_table(folder, layout.LESIONS_2020)
+    if lesions is not None and lesions != csv:
+        known = read_csv(lesions, _KEY | _LESION).set_index("image_name")["lesion_id"]
+        parts[0]["lesion"] = parts[0]["lesion"].fillna(parts[0]["key"].map(known))
+    test_csv = layout.find_table(folder, layout.TEST_2020)
+    if test_csv is not None:
+        test = read_csv(test_csv, _KEY | _PATIENT | _PERSON)
+        images = layout.pictures_folder(folder, layout.TEST_PICTURES_2020)
+        parts.append(_typed(test, test_csv, source=2020, split="test", folder=images))
     return parts
 
 
 def read_2019(folder: Path) -> pd.DataFrame:
-    """The train table of the ISIC 2019 download in `folder`; anterior, posterior and lateral torso become torso."""
-    _require_folder(folder, "--isic2019")
-    truth_csv = folder / "ISIC_2019_Training_GroundTruth.csv"
-    meta_csv = folder / "ISIC_2019_Training_Metadata.csv"
-    truth = _read_csv(truth_csv, ["image", *_CLASSES_OF_2019])
-    meta = _read_csv(meta_csv, ["image", *_DEMOGRAPHICS, "anatom_site_general", "lesion_id"])
+    """The train table of the ISIC 2019 download in `folder`; anterior, posterior and lateral torso become torso.
+
+    The challenge's two tables, or the train.csv of a resized set, which must then tell the lesions: without them the
+    views of one lesion would fall into several folds.
+    """
+    layout.require_folder(folder, "--isic2019")
+    images = layout.pictures_folder(folder, layout.PICTURES_2019)
+    csv, meta_csv = (layout.find_table(folder, names) for names in (layout.TRUTH_2019, layout.META_2019))
+    resized = layout.find_table(folder, layout.RESIZED_2019)
+    if csv is None and resized is not None:
+        if meta_csv is None:
+            rows = read_csv(resized, _KEY | _LESION | _PERSON | _LABEL)
+        else:
+            rows = read_csv(resized, _KEY | _PERSON | _LABEL)
+            lesions = read_csv(meta_csv, {"image": ["image"]} | _LESION).set_index("image")["lesion_id"]
+            rows["lesion_id"] = rows["image_name"].map(lesions)
+        return _typed(rows, resized, source=2019, split="train", folder=images)
+    csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
+    truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
+    meta = read_csv(meta_csv, {"image": ["image"]} | _PERSON | _LESION)
     onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     sound = np.isin(onehot, (0.0, 1.0)).all(axis=1) & (onehot.sum(axis=1) == 1)
-    _require_rows(pd.Series(sound), truth["image"], truth_csv, "MEL..UNK", "a single 1 in every row")
-    for left, right, csv in ((meta, truth, truth_csv), (truth, meta, meta_csv)):
+    require_rows(pd.Series(sound), truth["image"], csv, "MEL..UNK", "a single 1 in every row")
+    for left, right, place in ((meta, truth, csv), (truth, meta, meta_csv)):
         absent = left["image"][~left["image"].isin(right["image"])]
         if len(absent):
-            raise UserError(f"{csv}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
-    for rows, csv in ((truth, truth_csv), (meta, meta_csv)):
-        _require_rows(~rows["image"].duplicated(), rows["image"], csv, "image", "each name once")
-    meta = truth[["image"]].merge(meta, on="image", validate="one_to_one")
-    site = meta["anatom_site_general"]
-    return pd.DataFrame(
-        {
-            "key": truth["image"],
-            "source": np.int16(2019),
-            "split": "train",
-            "target": onehot[:, 0].astype(np.int8),
-            "diagnosis": np.array(_CLASSES_OF_2019)[onehot.argmax(axis=1)],
-            "patient": pd.Series(np.nan, index=truth.index, dtype="str"),
-            "lesion": meta["lesion_id"],
-            "sex": _words(meta["sex"], SEXES, meta_csv),
-            "age": _ages(meta["age_approx"], meta_csv),
-            "site": _words(site.replace(_SITE_OF_2019), SITES, meta_csv),
-            "folder": str(folder / "ISIC_2019_Training_Input"),
-        },
-        columns=list(COLUMNS),
-    )
+            raise UserError(f"{place}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
+    rows = truth[["image"]].merge(meta, on="image", validate="one_to_one").rename(columns={"image": "image_name"})
+    rows.attrs[HEADERS] = meta.attrs[HEADERS]
+    rows["diagnosis"] = np.array(_CLASSES_OF_2019)[onehot.argmax(axis=1)]
+    rows["target"] = onehot[:, 0].astype(np.int8)
+    return _typed(rows, meta_csv, source=2019, split="train", folder=images)
+
+
+def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
+    """The training rows that a master CSV names, with its paths; all else that is known of them is in the downloads'
+    `table`, whose other training rows are left out. Without a table, the master must hold all of it."""
+    if csv.is_dir():
+        found = sorted(csv.glob("*master*.csv"))
+        if len(found) != 1:
+            raise UserError(f"--master {csv}: wanted one file named *master*.csv there, found {len(found)}")
+        csv = found[0]
+    place = {"year": ["year"], "filepath": ["filepath"]}
+    label = {"target": ["target"]}
+    if table is None:
+        known = _PATIENT | _LESION | _PERSON | {"diagnosis": ["diagnosis"]}
+        rows = read_csv(csv, _KEY | label | place | known, optional=["diagnosis"])
+        years = whole_numbers(rows, "year", (2019, 2020), csv)
+        joined = _typed(rows, csv, source=years, split="train", folder=None)
+        joined["file"] = _paths(rows["filepath"], csv)
+        return joined
+    rows = read_csv(csv, _KEY | label | place)
+    targets = whole_numbers(rows, "target", (0, 1), csv)
+    years = whole_numbers(rows, "year", (2019, 2020), csv)
+    train = table[table["split"] == "train"].set_index("key")
+    for good, column, wanted in (
+        (rows["image_name"].isin(train.index), "image_name", "an image of the downloads' training tables"),
+        (rows["image_name"].map(train["target"]) == targets, "target", "the target of the download's table"),
+        (rows["image_name"].map(train["source"]) == years, "year", "the year of the download's table"),
+    ):
+        require_rows(good, rows[column], csv, column, wanted)
+    path = table["key"].map(_paths(rows["filepath"], csv).set_axis(rows["image_name"]))
+    unnamed = (table["split"] == "train") & path.isna()
+    reason = pd.Series("not in the master table", table.index, dtype="str").where(unnamed)
+    return table.assign(file=path.astype("str"), left_out=reason)
+
+
+def read_extra(csv: Path, split: str) -> pd.DataFrame:
+    """An outside set's table: image and target, optionally group, diagnosis, sex, age and site.
+
+    `image` is a path relative to the CSV, or a name whose picture lies below its folder; `split` is train or extra.
+    """
+    columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
+    columns |= {"diagnosis": ["diagnosis"]} | _PERSON
+    rows = read_csv(csv, columns, optional=[name for name in columns if name not in ("image", "target")])
+    paths = rows["image"].map(lambda name: str(csv.parent / name))
+    exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
+    stems = rows["image"].map(lambda name: Path(name).stem if name.lower().endswith(layout.ENDINGS) else name)
+    require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, its folder aside")
+    require_rows(~stems.str.contains(r"[./\\]", regex=True), rows["image"], csv, "image", "names without dots")
+    group = "extra_" + rows["group"]
+    renamed = rows.assign(image_name=stems, patient_id=group, lesion_id=np.nan)
+    typed = _typed(renamed, csv, source=OUTSIDE, split=split, folder=str(csv.resolve().parent))
+    typed["file"] = paths.where(exact).astype("str")
+    return typed
 
 
 def read_duplicate_pairs(isic2020: Path) -> pd.DataFrame:
     """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where the file is absent."""
-    columns = ["image_name_1", "image_name_2"]
-    csv = isic2020 / "ISIC_2020_Training_Duplicates.csv"
-    return _read_csv(csv, columns) if csv.is_file() else pd.DataFrame(columns=columns, dtype="str")
+    csv = layout.find_table(isic2020, layout.PAIRS_2020)
+    if csv is None:
+        return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
+    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, keyed=False)
 
 
-def _part_of_2020(rows: pd.DataFrame, csv: Path, images: Path, split: str) -> pd.DataFrame:
+def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
+    """Rows under the names of `read_csv` -> the columns of this module's table."""
+    missing = pd.Series(np.nan, index=rows.index, dtype="str")
+    labelled = "target" in rows
+    target = whole_numbers(rows, "target", (0, 1), csv) if labelled else pd.Series(-1, index=rows.index)
     return pd.DataFrame(
         {
             "key": rows["image_name"],
-            "source": np.int16(2020),
+            "source": np.int16(source) if isinstance(source, int) else source.astype("int16"),
             "split": split,
-            "target": np.int8(-1),
-            "diagnosis": pd.Series(np.nan, index=rows.index, dtype="str"),
-            "patient": rows["patient_id"],
-            "lesion": pd.Series(np.nan, index=rows.index, dtype="str"),
-            "sex": _words(rows["sex"], SEXES, csv),
-            "age": _ages(rows["age_approx"], csv),
-            "site": _words(rows[_SITE_2020], SITES, csv),
-            "folder": str(images),
+            "target": target.astype("int8"),
+            "diagnosis": rows.get("diagnosis", missing).astype("str"),
+            "patient": rows.get("patient_id", missing).astype("str"),
+            "lesion": rows.get("lesion_id", missing).astype("str"),
+            "sex": words(rows, "sex", SEXES, csv),
+            "age": ages(rows, "age_approx", csv),
+            "site": words(rows, "site", SITES, csv, synonyms=_TORSO),
+            "folder": missing if folder is None else folder,
+            "file": missing,
+            "left_out": missing,
         },
         columns=list(COLUMNS),
     )
 
 
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """All named columns of a CSV as stripped strings, empty cells as missing."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: unpack the ISIC download there, or name its folder")
-    try:
-        with warnings.catch_warnings():
-            # Without index_col=False, pandas takes rows that are longer than the header for rows with an index.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            rows = pd.read_csv(
-                path, dtype="str", keep_default_na=False, na_values=[""], encoding="utf-8-sig", index_col=False
-            )
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV file: {error}; download it again") from error
-    absent = [name for name in columns if name not in rows.columns]
-    if absent:
-        raise UserError(f"{path} lacks the column {', '.join(absent)}; it has {', '.join(rows.columns)}")
-    rows = pd.DataFrame({name: rows[name].str.strip() for name in columns})
-    _require_rows(rows[columns[0]].notna(), rows[columns[0]], path, columns[0], "an image name in every row")
-    return rows
-
-
-def _require_folder(folder: Path, option: str) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{option} {folder}: no such folder; name the folder of the unpacked ISIC download")
-
-
-def _require_rows(good: pd.Series, shown: pd.Series, csv: Path, column: str, wanted: str) -> None:
-    """Raise UserError with the first row that is not `good`; line 1 is the header."""
-    bad = np.flatnonzero(~good.to_numpy(dtype=bool))
-    if len(bad):
-        raise UserError(
-            f"{csv} line {bad[0] + 2}, column {column}: {shown.iloc[bad[0]]!r}, wanted {wanted} ({len(bad)} such rows)"
-        )
-
-
-def _words(values: pd.Series, known: tuple[str, ...], csv: Path) -> pd.Series:
-    lowered = values.str.lower()
-    _require_rows(lowered.isna() | lowered.isin(known), values, csv, str(values.name), " or ".join(known))
-    return lowered
-
-
-def _ages(values: pd.Series, csv: Path) -> pd.Series:
-    years = pd.to_numeric(values, errors="coerce")
-    _require_rows(values.isna() | years.between(0, 120), values, csv, str(values.name), "an age of 0 to 120 years")
-    return years.astype("float64")
+def _paths(files: pd.Series, csv: Path) -> pd.Series:
+    """Paths as a master CSV gives them: absolute, relative to the CSV, or relative to where the command runs."""
+    require_rows(files.notna(), files, csv, "filepath", "the path of an image")
+    beside = files.map(lambda name: os.path.join(csv.parent, name))  # noqa: PTH118  as above
+    near = os.path.exists(beside.iloc[0])  # noqa: PTH110
+    return beside if near else files

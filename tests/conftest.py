@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from configs.schema import PrepConfig
 from prep.build import build
@@ -24,13 +25,14 @@ def isic_sample() -> Path:
 
 
 def write_jpeg(path: Path, seed: int, width: int = 80, height: int = 60) -> None:
-    """A smooth random picture, so that JPEG compression changes it little."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / 40.0
-    planes = [127 + 90 * np.sin(rng.uniform(1, 3) * x + rng.uniform(1, 3) * y + rng.uniform(0, 6)) for _ in range(3)]
-    pixels = np.ascontiguousarray(np.stack(planes, axis=2).astype(np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(simplejpeg.encode_jpeg(pixels, quality=95, colorsubsampling="420"))
+    path.write_bytes(simplejpeg.encode_jpeg(picture(seed, width, height), quality=95, colorsubsampling="420"))
+
+
+def picture(seed: int, width: int, height: int) -> np.ndarray:
+    """A smooth random picture, unlike any of another seed; JPEG compression changes it little. uint8 [H, W, 3]."""
+    coarse = np.random.default_rng(seed).integers(30, 226, (8, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_isic2020(folder: Path, train: int, test: int) -> Path:

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,10 @@ from configs.schema import PrepConfig
 from loaders.reference import reference_samples
 from loaders.shards import ShardSet
 from prep.build import build
+from prep.check import check_set
 from prep.manifest import read_manifest
+from prep.pack import PackedShard, ShardTask
+from prep.place import only_builder
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -64,7 +68,8 @@ def test_the_manifest_counts_and_hashes_the_shards(shard_folder: Path) -> None:
     assert {entry.file: entry.sha256 for entry in manifest.shards} == {
         name: value for name, value in hashes.items() if name.endswith(".tar")
     }
-    assert manifest.samples_sha256 == hashes["samples.parquet"]
+    others = {name for name in hashes if not name.endswith(".tar")} - {"manifest.json"}
+    assert manifest.files == {name: hashes[name] for name in others}
 
 
 def test_plain_webdataset_reads_the_same_samples(shard_folder: Path) -> None:
@@ -134,7 +139,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     packed: list[str] = []
     pack = building.pack_shard
 
-    def dies_at_the_fourth(task: building.ShardTask) -> building.PackedShard:
+    def dies_at_the_fourth(task: ShardTask) -> PackedShard:
         if len(packed) == 3:
             raise KeyboardInterrupt
         packed.append(task.name)
@@ -158,10 +163,11 @@ def test_a_set_that_only_lacked_its_name_gets_it(
 ) -> None:
     import prep.build as building
 
-    monkeypatch.setattr(building, "publish", lambda *_: None)
-    build(config)
+    monkeypatch.setattr(building, "publish", lambda *_: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception):
+        build(config)
     monkeypatch.undo()
-    monkeypatch.setattr(building, "pack_all", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(building, "make", lambda *_: pytest.fail("made again"))
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
 
@@ -171,7 +177,7 @@ def test_a_torn_record_of_a_shard_only_costs_this_shard(
 ) -> None:
     import prep.build as building
 
-    monkeypatch.setattr(building, "finish", lambda *_: pytest.fail("killed here"))
+    monkeypatch.setattr(building, "write_set", lambda *_, **__: pytest.fail("killed here"))
     with pytest.raises(pytest.fail.Exception):
         build(config)
     monkeypatch.undo()
@@ -221,15 +227,55 @@ def test_skipped_images_stay_in_the_table_with_the_reason(
 
 
 def test_bad_images_are_listed_together_and_no_set_is_made(
-    config: PrepConfig, downloads: tuple[Path, Path], tmp_path: Path
+    config: PrepConfig, downloads: tuple[Path, Path], tmp_path: Path, shard_folder: Path
 ) -> None:
     folder = without(downloads, tmp_path, {"ISIC_0000003": b"not a picture", "ISIC_0000050": b""})
+    config = replace(config, isic2020=str(folder))
     with pytest.raises(UserError) as raised:
-        build(replace(config, isic2020=str(folder)))
+        build(config)
     assert "2 images cannot be used" in str(raised.value)
     assert "ISIC_0000003.jpg: not an image" in str(raised.value)
     assert "ISIC_0000050.jpg: the file is empty" in str(raised.value)
     assert not Path(config.out).exists()
+    rejected = pd.read_csv(Path(config.out + ".partial") / "rejected.csv")
+    assert rejected["image_name"].tolist() == ["ISIC_0000003", "ISIC_0000050"]
+    for key in rejected["image_name"]:
+        (folder / "jpeg" / "train" / f"{key}.jpg").write_bytes(
+            (downloads[0] / "jpeg/train" / f"{key}.jpg").read_bytes()
+        )
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
+def test_bad_images_may_be_skipped_and_stay_in_the_table_with_the_reason(
+    config: PrepConfig, downloads: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = without(downloads, tmp_path, {"ISIC_0000003": b"not a picture", "ISIC_0000050": b""})
+    said = build(replace(config, isic2020=str(folder), on_bad="skip"))
+    assert "2 cannot be used" in said
+    rows = pd.read_parquet(Path(config.out) / "samples.parquet").set_index("key")
+    assert rows.loc["ISIC_0000050", "left_out"] == "cannot be used: the file is empty"
+    assert rows["left_out"].notna().sum() == 2
+    assert len(pd.read_csv(Path(config.out) / "rejected.csv")) == 2
+    assert check_set(Path(config.out), quick=False, workers=1) == []
+
+
+def test_a_file_without_read_rights_is_said_and_read_once_it_may_be(
+    config: PrepConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def locked(path: Path) -> bytes:
+        if path.name == "ISIC_0000009.jpg":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", locked)
+    with pytest.raises(UserError, match=r"ISIC_0000009\.jpg: cannot be read: Permission denied"):
+        build(config)
+    monkeypatch.undo()
+    build(config)
+    assert read_manifest(Path(config.out)).samples == 149
 
 
 def test_the_labels_hash_knows_folds_and_targets_but_not_the_image_size(config: PrepConfig, shard_folder: Path) -> None:
@@ -260,3 +306,41 @@ def test_a_folder_that_is_not_ours_is_left_alone(config: PrepConfig) -> None:
     (out / "thesis.txt").unlink()
     build(config)
     assert read_manifest(out).samples == 149
+
+
+def test_what_is_not_ours_is_never_published(config: PrepConfig) -> None:
+    partial = Path(config.out + ".partial")
+    partial.mkdir()
+    (partial / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes\.md, which is not ours"):
+        build(config)
+    assert [path.name for path in partial.iterdir()] == ["notes.md"]
+
+
+def test_two_builders_of_one_set_do_not_meet(config: PrepConfig) -> None:
+    with only_builder(Path(config.out + ".partial"), ["*"]), pytest.raises(UserError, match="another process builds"):
+        build(config)
+
+
+def test_a_disk_without_room_is_said_before_any_work(config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"about 0\.0 GB are needed, 0\.0 GB are free"):
+        build(config)
+    assert not list(Path(config.out + ".partial").iterdir())
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(
+    downloads: tuple[Path, Path], tmp_path: Path, shard_folder: Path
+) -> None:
+    words = ["--isic2020", str(downloads[0]), "--isic2019", str(downloads[1]), "--out", str(tmp_path / "set")]
+    words += ["--size", "64", "--folds", "3", "--samples-per-shard", "20"]
+    limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000,) * 2); "
+    limited += "sys.argv = ['prep/shard.py', *sys.argv[1:]]; runpy.run_path('prep/shard.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", limited, *words, "--workers", "1"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "File too large: see to room and rights there" in done.stderr
+    assert not (tmp_path / "set").exists()
+    subprocess.run([sys.executable, "prep/shard.py", *words], check=True, capture_output=True)
+    assert digest(tmp_path / "set") == digest(shard_folder)

@@ -56,7 +56,7 @@ def edited(downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, ne
         ("train.csv", "60.0", "old", "column age_approx: 'old'"),
         ("train.csv", "male", "m", "column sex: 'm'"),
         ("train.csv", "ISIC_0000003,", ",", "an image name in every row"),
-        ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "occur twice"),
+        ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "image_name: 'ISIC_0000004', wanted each name once"),
         ("test.csv", "sex,", "gender,", "lacks the column sex"),
     ],
 )
@@ -64,10 +64,10 @@ def test_a_bad_2020_table_names_file_and_place(
     downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, new: str, said: str
 ) -> None:
     folder = edited(downloads, tmp_path, name, old, new)
-    with pytest.raises(UserError, match=r".") as raised:
+    with pytest.raises(UserError) as raised:
         merged_table(folder, None)
     assert said in str(raised.value)
-    assert name in str(raised.value) or "twice" in said
+    assert name in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Is a shard set what its manifest says? Every finding is a line that names the file and, inside a tar, the sample."""
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import simplejpeg
+
+from prep.folds import leaking_groups
+from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, file_sha256, labels_digest, read_manifest
+from prep.pool import Workers, with_progress
+
+_COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "group", "left_out"]
+_ENDINGS = ("jpg", "json", "npy", "cls")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckTask:
+    """One shard to check against its `entry`; `samples` are (key, offset, length, crc32, target, meta), or None for
+    the file's hash alone."""
+
+    path: Path
+    entry: ShardEntry
+    size: int
+    samples: tuple[tuple[str, int, int, int, int, tuple[float, ...]], ...] | None
+
+
+def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
+    """Everything that is wrong with the shard set in `folder`; empty where it is sound.
+
+    Raises UserError where there is no manifest to check against.
+    """
+    manifest = read_manifest(folder)
+    found = list(_check_files(folder, manifest))
+    rows = None
+    if not quick and not any(line.startswith(SAMPLES) for line in found):
+        rows = pq.read_table(folder / SAMPLES, columns=[*_COLUMNS, "meta_clinical"]).to_pandas()
+        found += _check_rows(rows, manifest)
+    with Workers(workers) as pool:
+        checked = pool.in_order(check_shard, _tasks(folder, manifest, rows))
+        for lines, _ in with_progress(checked, "checking", manifest.samples, lambda result: result[1]):
+            found += lines
+    return found
+
+
+def check_shard(task: CheckTask) -> tuple[list[str], int]:
+    """What is wrong with one shard, and how many samples it should hold."""
+    name = task.entry.file
+    if not task.path.is_file():
+        return [f"{name}: missing"], task.entry.samples
+    found = []
+    content = task.path.read_bytes()
+    if len(content) != task.entry.bytes:
+        found.append(f"{name}: {len(content):,} bytes, the manifest says {task.entry.bytes:,}")
+    elif hashlib.sha256(content).hexdigest() != task.entry.sha256:
+        found.append(f"{name}: SHA-256 differs from the manifest")
+    if task.samples is not None:
+        found += [f"{name}: {line}" for line in _check_samples(content, task)]
+    return found, task.entry.samples
+
+
+def _tasks(folder: Path, manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[CheckTask]:
+    parts = None if rows is None else dict(list(rows[rows["left_out"].isna()].groupby("shard", sort=False)))
+    for entry in manifest.shards:
+        samples = None
+        if parts is not None:
+            part = parts.get(entry.file)
+            names = ["key", "offset", "length", "crc32", "target", "meta_clinical"]
+            samples = () if part is None else tuple(_sample(row) for row in part[names].itertuples(index=False))
+        yield CheckTask(path=folder / entry.file, entry=entry, size=manifest.size, samples=samples)
+
+
+def _sample(row: Any) -> tuple[str, int, int, int, int, tuple[float, ...]]:
+    return (row.key, int(row.offset), int(row.length), int(row.crc32), int(row.target), tuple(row.meta_clinical))
+
+
+def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for name, wanted in sorted(manifest.files.items()):
+        if not (folder / name).is_file():
+            yield f"{name}: missing"
+        elif file_sha256(folder / name) != wanted:
+            yield f"{name}: SHA-256 differs from the manifest"
+    known = {*manifest.files, *(entry.file for entry in manifest.shards), "manifest.json"}
+    for path in sorted(folder.iterdir()):
+        if path.name not in known:
+            yield f"{path.name}: not in the manifest"
+
+
+def _check_rows(rows: pd.DataFrame, manifest: Manifest) -> Iterator[str]:
+    """The table against the manifest's counts, and the folds."""
+    kept = rows[rows["left_out"].isna()]
+    if (len(kept), len(rows) - len(kept)) != (manifest.samples, manifest.left_out):
+        yield f"{SAMPLES}: {len(kept):,} samples and {len(rows) - len(kept):,} rows left out, unlike the manifest"
+    if count_rows(rows) != manifest.counts:
+        yield f"{SAMPLES}: counts by source, split, fold and target differ from the manifest"
+    if labels_digest(rows) != manifest.labels_sha256:
+        yield f"{SAMPLES}: keys, folds and targets differ from the manifest"
+    for key in kept["key"][kept["key"].duplicated()]:
+        yield f"{SAMPLES}: {key} stands in it twice"
+    leaking = leaking_groups(rows)
+    if leaking and manifest.unsafe is None:
+        yield f"{SAMPLES}: {len(leaking)} groups span several folds, first {leaking[0]}"
+
+
+def _check_samples(content: bytes, task: CheckTask) -> Iterator[str]:
+    """Names and order of the tar's members, then each sample: CRC-32, a whole decode, its size, its other parts."""
+    assert task.samples is not None
+    wanted = [f"{sample[0]}.{ending}" for sample in task.samples for ending in _ENDINGS]
+    members = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            listed = tar.getmembers()
+            members = {member.name: member for member in listed}
+            if [member.name for member in listed] != wanted:
+                yield f"holds {len(listed)} files, not the {len(wanted)} of its samples in their order"
+    except tarfile.TarError as error:
+        yield f"not a whole tar: {error}"
+    for key, offset, length, crc32, target, meta in task.samples:
+        jpeg = content[offset : offset + length]
+        fault = _jpeg_fault(jpeg, crc32, task.size)
+        if fault:
+            yield f"sample {key} at byte {offset}: {fault}"
+        parts = {ending: members.get(f"{key}.{ending}") for ending in _ENDINGS}
+        if all(parts.values()):
+            texts = {name: content[one.offset_data : one.offset_data + one.size] for name, one in parts.items() if one}
+            if not _agrees(texts, key, target, meta):
+                yield f"sample {key} at byte {offset}: its json, npy or cls says other than {SAMPLES}"
+
+
+def _jpeg_fault(jpeg: bytes, crc32: int, size: int) -> str | None:
+    if zlib.crc32(jpeg) != crc32:
+        return "CRC-32 differs"
+    try:
+        shape = simplejpeg.decode_jpeg(jpeg, strict=True).shape
+    except ValueError as error:
+        return f"cannot be decoded whole: {error}"
+    return None if shape == (size, size, 3) else f"is {shape[1]} x {shape[0]} pixels, wanted {size} x {size}"
+
+
+def _agrees(parts: dict[str, bytes], key: str, target: int, meta: tuple[float, ...]) -> bool:
+    try:
+        facts = json.loads(parts["json"])
+        vector = np.load(io.BytesIO(parts["npy"]))
+        same = facts["key"] == key and facts["target"] == target and int(parts["cls"]) == target
+        return bool(same and np.array_equal(vector, np.array(meta, dtype=np.float32)))
+    except (ValueError, KeyError, TypeError, EOFError):
+        return False

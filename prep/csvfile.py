@@ -1,0 +1,99 @@
+"""A CSV file as a table of checked columns; every complaint names the file, the line, the column and the value."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from configs.errors import UserError
+
+_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null"]
+
+
+HEADERS = "headers"
+"""Where a table of `read_csv` keeps the file's own header of each column (DataFrame.attrs), for complaints."""
+
+
+def read_csv(
+    path: Path, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = (), *, keyed: bool = True
+) -> pd.DataFrame:
+    """The columns of a CSV under our names, as stripped strings, empty cells as missing.
+
+    `columns` maps our name to the headers that mean it, the first one found being taken; those in `optional` may be
+    absent and are all missing then. In a `keyed` file the first column is the image's name and stands once in every
+    row. Raises UserError.
+    """
+    found = _read_strings(path)
+    rows = pd.DataFrame(index=found.index)
+    rows.attrs[HEADERS] = {}
+    for name, headers in columns.items():
+        header = next((each for each in headers if each in found.columns), None)
+        if header is None and name not in optional:
+            raise UserError(f"{path} lacks the column {' or '.join(headers)}; it has {', '.join(found.columns)}")
+        missing = pd.Series(np.nan, index=found.index, dtype="str")
+        rows[name] = missing if header is None else found[header].str.strip()
+        rows.attrs[HEADERS][name] = header or name
+    if keyed:
+        key = rows.columns[0]
+        header = rows.attrs[HEADERS][key]
+        require_rows(rows[key].notna(), rows[key], path, header, "an image name in every row")
+        require_rows(~rows[key].duplicated(), rows[key], path, header, "each name once")
+    return rows
+
+
+def require_rows(good: pd.Series, shown: pd.Series, csv: Path, column: str, wanted: str) -> None:
+    """Raise UserError with the first row that is not `good`; line 1 is the header."""
+    bad = np.flatnonzero(~good.to_numpy(dtype=bool))
+    if len(bad):
+        raise UserError(
+            f"{csv} line {bad[0] + 2}, column {column}: {shown.iloc[bad[0]]!r}, wanted {wanted} ({len(bad)} such rows)"
+        )
+
+
+def words(
+    rows: pd.DataFrame, name: str, known: Sequence[str], csv: Path, synonyms: Mapping[str, str] | None = None
+) -> pd.Series:
+    """Column `name` in lower case, each value one of `known` after `synonyms`; "unknown" is missing."""
+    values = rows[name]
+    lowered = values.str.lower().replace(dict(synonyms or {}))
+    lowered = lowered.mask(lowered == "unknown")
+    require_rows(lowered.isna() | lowered.isin(known), values, csv, _header(rows, name), " or ".join(known))
+    return lowered
+
+
+def whole_numbers(
+    rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str | None = None
+) -> pd.Series:
+    """Column `name`, each value one of `known`, as int64 [N]; `wanted` says so to a person."""
+    numbers = pd.to_numeric(rows[name], errors="coerce")
+    wanted = wanted or " or ".join(map(str, known))
+    require_rows(numbers.isin(known), rows[name], csv, _header(rows, name), wanted)
+    return numbers.astype("int64")
+
+
+def ages(rows: pd.DataFrame, name: str, csv: Path) -> pd.Series:
+    """Column `name` in years as float64 [N], NaN where missing."""
+    years = pd.to_numeric(rows[name], errors="coerce")
+    good = rows[name].isna() | years.between(0, 120)
+    require_rows(good, rows[name], csv, _header(rows, name), "an age of 0 to 120 years")
+    return years.astype("float64")
+
+
+def _header(rows: pd.DataFrame, name: str) -> str:
+    return str(rows.attrs.get(HEADERS, {}).get(name, name))
+
+
+def _read_strings(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: unpack the ISIC download there, or name its folder")
+    try:
+        with warnings.catch_warnings():
+            # Without index_col=False, pandas takes rows that are longer than the header for rows with an index.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path, dtype="str", keep_default_na=False, na_values=_NOTHING, encoding="utf-8-sig", index_col=False
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a CSV file: {error}; download it again") from error

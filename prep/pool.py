@@ -1,0 +1,100 @@
+"""A pure function over many tasks, on the processes of this machine, with the results in the order of the tasks."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Self, TypeVar
+
+import cv2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from configs.errors import UserError
+from configs.machine import usable_cores
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Processes to work with: a context manager, so that none is left over. `count` 0 means one a core, 1 none."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count or usable_cores()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self._count > 1:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin_worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def in_order(self, function: Callable[[Work], Result], tasks: Iterable[Work]) -> Iterator[Result]:
+        """`function` of each task, in the order of the tasks.
+
+        Only a few tasks are taken ahead, so neither tasks nor results pile up. Raises UserError where a worker was
+        killed.
+        """
+        if self._pool is None:
+            yield from map(function, tasks)
+            return
+        ahead: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                ahead.append(self._pool.submit(function, task))
+                if len(ahead) > 3 * self._count:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker was killed, most likely for want of memory: run again with fewer --workers"
+            ) from error
+
+
+def with_progress(
+    results: Iterable[Result], title: str, total: int, images: Callable[[Result], int]
+) -> Iterator[Result]:
+    """Pass `results` on; on a terminal a bar shows images done of `total`, images/s and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _ImagesPerSecond(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not Console().is_terminal) as progress:
+        bar = progress.add_task(title, total=total)
+        for result in results:
+            progress.advance(bar, images(result))
+            yield result
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s")
+
+
+def _begin_worker() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it lets what is under way end
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a parent that was killed cannot tell us to stop
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,127 @@
+"""The first pass: each image file read, decoded and encoded once, a chunk of them as a pure function of a small task.
+
+What a shard holds depends on folds, folds on duplicates, and duplicates on every picture. So the finished JPEGs wait
+in chunks (STEM.jpgs, one after the other) until `prep/pack.py` sorts them into shards; STEM.npz says what they are.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Fit, Subsampling
+from prep.files import written_whole
+from prep.fingerprint import perceptual_hash, shows_nothing
+from prep.images import THUMB, BadImageError, StoredImage, store_image
+
+STAGER = 1
+"""Version of what this module makes of an image file; a change of it must raise it."""
+CHUNK = 128
+"""Images of a chunk."""
+
+RECORD = np.dtype(
+    [
+        ("offset", "i8"),  # of the JPEG in STEM.jpgs, in bytes
+        ("length", "i4"),
+        ("crc32", "u4"),
+        ("width", "i4"),  # of the upright original, in pixels
+        ("height", "i4"),
+        ("copied", "?"),
+        ("hash", "u8"),  # perceptual
+        ("flat", "?"),  # too flat to be known again
+        ("sha256", "S64"),  # of the file as found
+        ("reason", "U200"),  # why it cannot be used; empty where it can
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How an image is stored."""
+
+    size: int
+    fit: Fit
+    quality: int
+    subsampling: Subsampling
+
+    def described(self) -> dict[str, Any]:
+        """The settings, and the versions of the libraries that decide the bytes."""
+        libraries = {name: version(name) for name in ("simplejpeg", "pillow", "opencv-python-headless")}
+        return {**asdict(self), "stager": STAGER, **libraries}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTask:
+    """A chunk to make: `stem`.jpgs and `stem`.npz from `files` (path, bytes, time of the last change in ns)."""
+
+    stem: str
+    encoding: Encoding
+    files: tuple[tuple[str, int, int], ...]
+
+    def digest(self) -> str:
+        """SHA-256 of everything the chunk depends on; a file counts as unchanged by its size and time."""
+        return hashlib.sha256(json.dumps([self.encoding.described(), self.files]).encode()).hexdigest()
+
+
+def stage_chunk(task: StageTask) -> int:
+    """Make the chunk, or find it made; the number of its images. An image that cannot be used is left out and noted."""
+    digest = task.digest()
+    if _is_made(task, digest):
+        return len(task.files)
+    records = np.zeros(len(task.files), dtype=RECORD)
+    thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
+    with written_whole(Path(f"{task.stem}.jpgs")) as out:
+        for record, thumb, (path, _, _) in zip(records, thumbs, task.files, strict=True):
+            try:
+                data = Path(path).read_bytes()
+                image = store_image(data, **asdict(task.encoding))
+            except BadImageError as error:
+                record["reason"] = str(error)
+                continue
+            except OSError as error:
+                record["reason"] = f"cannot be read: {error.strerror}"
+                continue
+            thumb[:] = image.thumb
+            _note(record, image, data, out.tell())
+            out.write(image.jpeg)
+    with written_whole(Path(f"{task.stem}.npz")) as out:
+        np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
+    return len(task.files)
+
+
+def read_records(stem: str) -> np.ndarray:
+    """The records of a finished chunk, RECORD [N]."""
+    with np.load(f"{stem}.npz") as found:
+        return np.asarray(found["records"])
+
+
+def read_thumbs(stem: str) -> np.ndarray:
+    """The small pictures of a finished chunk, uint8 [N, 32, 32]."""
+    with np.load(f"{stem}.npz") as found:
+        return np.asarray(found["thumbs"])
+
+
+def _note(record: Any, image: StoredImage, data: bytes, offset: int) -> None:
+    record["offset"], record["length"], record["crc32"] = offset, len(image.jpeg), zlib.crc32(image.jpeg)
+    record["width"], record["height"], record["copied"] = image.width, image.height, image.copied
+    record["hash"], record["flat"] = perceptual_hash(image.thumb), shows_nothing(image.thumb)
+    record["sha256"] = hashlib.sha256(data).hexdigest().encode()
+
+
+def _is_made(task: StageTask, digest: str) -> bool:
+    """Whether an earlier run made this chunk. One with an image that could not be used is made anew: it may have been
+    mended, its rights included, without another size or time."""
+    try:
+        with np.load(f"{task.stem}.npz") as found:
+            if str(found["digest"]) != digest:
+                return False
+            records = found["records"]
+            size = int(records["length"].sum())
+            return not records["reason"].any() and Path(f"{task.stem}.jpgs").stat().st_size == size
+    except (OSError, ValueError, KeyError, EOFError):  # absent, or torn by a power cut
+        return False
