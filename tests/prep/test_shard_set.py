@@ -15,7 +15,6 @@ import simplejpeg
 
 from configs.errors import UserError
 from configs.schema import PrepConfig
-from loaders.reference import reference_samples
 from loaders.shards import ShardSet
 from prep.build import build
 from prep.check import check_set
@@ -70,37 +69,6 @@ def test_the_manifest_counts_and_hashes_the_shards(shard_folder: Path) -> None:
     }
     others = {name for name in hashes if not name.endswith(".tar")} - {"manifest.json"}
     assert manifest.files == {name: hashes[name] for name in others}
-
-
-def test_plain_webdataset_reads_the_same_samples(shard_folder: Path) -> None:
-    shards = ShardSet(shard_folder)
-    tars = [shard_folder / entry.file for entry in shards.manifest.shards]
-    for index, sample in enumerate(reference_samples(tars)):
-        assert sample["key"] == shards.key[index].as_py()
-        assert sample["target"] == shards.target[index]
-        assert sample["facts"]["source"] == shards.source[index]
-        np.testing.assert_array_equal(sample["meta"].numpy(), shards.meta[index])
-        ours = simplejpeg.decode_jpeg(shards.jpeg(index))
-        assert np.abs(sample["image"].numpy().astype(int) - ours).mean() < 1
-    assert index == len(shards) - 1
-
-
-def test_dali_reads_the_shards_by_their_index_files(shard_folder: Path) -> None:
-    dali = pytest.importorskip("nvidia.dali")
-    tar = shard_folder / read_manifest(shard_folder).shards[0].file
-    pipeline = dali.Pipeline(batch_size=20, num_threads=1, device_id=None)
-    with pipeline:
-        pipeline.set_outputs(
-            *dali.fn.readers.webdataset(
-                paths=[str(tar)], index_paths=[str(tar.with_suffix(".idx"))], ext=["jpg", "cls"], random_shuffle=False
-            )
-        )
-    pipeline.build()
-    jpegs, labels = pipeline.run()
-    shards = ShardSet(shard_folder)
-    for index in range(20):
-        assert jpegs.at(index).tobytes() == bytes(shards.jpeg(index))
-        assert int(labels.at(index).tobytes()) == shards.target[index]
 
 
 def test_the_index_files_are_what_dalis_own_tool_writes(shard_folder: Path, tmp_path: Path) -> None:
