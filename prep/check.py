@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import simplejpeg
 
+from prep.files import file_sha256
 from prep.folds import leaking_groups
-from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, file_sha256, labels_digest, read_manifest
+from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, read_manifest
 from prep.pool import Workers, with_progress
 
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "group", "left_out"]

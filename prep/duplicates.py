@@ -19,7 +19,7 @@ Rows = npt.NDArray[np.int64]
 def same_files(sha256: pd.Series) -> Rows:
     """Row numbers, int64 [P, 2], of each file with the first one of the same bytes; missing hashes equal nothing."""
     known = np.flatnonzero(sha256.notna())
-    _, place = np.unique(sha256.to_numpy()[known], return_inverse=True)
+    place, _ = pd.factorize(sha256.iloc[known])
     first = np.full(place.max(initial=-1) + 1, len(sha256), dtype=np.int64)
     np.minimum.at(first, place, known)
     pairs = np.stack([first[place], known], axis=1)
@@ -109,7 +109,7 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
     nodes = count
     for column in ("patient", "lesion"):
         known = np.flatnonzero(rows[column].notna())
-        names, place = np.unique(rows[column].to_numpy(dtype=object)[known].astype(str), return_inverse=True)
+        place, names = pd.factorize(rows[column].iloc[known])
         edges.append(np.stack([known, nodes + place], axis=1))
         nodes += len(names)
     _, component = connected_components(_graph(np.concatenate(edges), nodes), directed=False)

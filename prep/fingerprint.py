@@ -28,6 +28,7 @@ picture and its copy at JPEG quality 75 or at 96 x 96 pixels fall below 0.92 in 
 _FLAT = 2.0  # grey levels of standard deviation below which a picture shows nothing to know it by
 _BLUR = 2.0  # sigma in pixels of the 32 x 32 picture
 _CLIP = 2.0  # peaks are clipped at this many medians of the absolute fine structure
+_BLOCK = 128  # pairs whose pictures are in memory at a time
 _SUBSETS = 32
 _APART = 10  # most differing bits of two candidates: a copy at JPEG quality 30 has 6 in the worst of 100 cases
 # Coefficients that are even along both axes are those of a dark middle, which most lesions have: no information.
@@ -48,22 +49,22 @@ class Pairs:
     detail: Vectors
 
 
-def shows_nothing(thumb: Pixels) -> bool:
-    """Whether a picture (uint8 [32, 32]) is too flat to be known again."""
-    return bool(thumb.std() < _FLAT)
+def show_nothing(thumbs: Pixels) -> npt.NDArray[np.bool_]:
+    """Whether each picture (uint8 [N, 32, 32]) is too flat to be known again, bool [N]."""
+    return np.asarray(thumbs.std(axis=(1, 2), dtype=np.float32) < _FLAT)
 
 
-def perceptual_hash(thumb: Pixels) -> int:
-    """uint8 [32, 32] -> 64 bits."""
-    coefficients = cv2.dct(_unit(thumb[None])[0].reshape(THUMB, THUMB))
-    bits = np.packbits(np.asarray(coefficients)[_ROWS, _COLUMNS] > 0)
-    return int.from_bytes(bits.tobytes(), "little")
+def perceptual_hashes(thumbs: Pixels) -> Hashes:
+    """uint8 [N, 32, 32] -> 64 bits each, uint64 [N]."""
+    coefficients = [cv2.dct(one)[_ROWS, _COLUMNS] for one in thumbs.astype(np.float32)]
+    bits = np.packbits(np.array(coefficients).reshape(-1, 64) > 0, axis=1)
+    return bits.view("<u8").reshape(-1).astype(np.uint64)
 
 
 def find_pairs(hashes: Hashes, thumbs: Callable[[Rows], Pixels]) -> Pairs:
     """All pairs among N pictures that show the same. `hashes` uint64 [N]; `thumbs` gives uint8 [n, 32, 32] of rows."""
     near = _candidates(hashes)
-    parts = [_verified(part, thumbs) for part in np.array_split(near, max(1, len(near) // 4096))]
+    parts = [_verified(part, thumbs) for part in np.array_split(near, -(-len(near) // _BLOCK) or 1)]
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 

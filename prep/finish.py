@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from prep.duplicates import VIEW
-from prep.files import written_whole
+from prep.files import file_sha256, flush, written_whole
 from prep.folds import fold_table
 from prep.manifest import (
+    MANIFEST,
     SAMPLES,
     SCHEMA_VERSION,
     Manifest,
     ShardEntry,
     count_rows,
-    file_sha256,
     labels_digest,
     write_manifest,
     write_samples,
@@ -54,7 +54,9 @@ def write_set(
 ) -> None:
     """Write samples.parquet, duplicates.csv, overview.png, summary.txt and, last, manifest.json."""
     rows = _with_places(rows, shards)
-    write_samples(rows, folder / SAMPLES)
+    kept = int(rows["left_out"].isna().sum())
+    clinical, reference = meta_vectors("clinical", rows), meta_vectors("reference", rows.head(kept))
+    write_samples(rows, {"meta_clinical": clinical, "meta_reference": reference}, folder / SAMPLES)
     with written_whole(folder / DUPLICATES) as out:
         out.write(pairs.to_csv(index=False, float_format="%.4f").encode())
     with written_whole(folder / OVERVIEW) as out:
@@ -62,15 +64,14 @@ def write_set(
     with written_whole(folder / SUMMARY) as out:
         out.write((summary(rows, pairs, encoder, unsafe, overlap) + "\n").encode())
     names = [SAMPLES, DUPLICATES, OVERVIEW, SUMMARY, REJECTED, *(f"{shard.name}.idx" for shard in shards)]
-    kept = rows["left_out"].isna()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         size=encoder["size"],
         encoder=encoder,
         options={**options, "meta": FEATURES},
         inputs_sha256=inputs,
-        samples=int(kept.sum()),
-        left_out=int((~kept).sum()),
+        samples=kept,
+        left_out=len(rows) - kept,
         counts=count_rows(rows),
         labels_sha256=labels_digest(rows),
         unsafe=unsafe,
@@ -80,11 +81,14 @@ def write_set(
             for shard in shards
         ],
     )
+    for name in [*names, *(entry.file for entry in manifest.shards)]:
+        flush(folder / name)
     write_manifest(manifest, folder)
+    flush(folder / MANIFEST)
 
 
 def _with_places(rows: pd.DataFrame, shards: Sequence[PackedShard]) -> pd.DataFrame:
-    """The rows with the columns of samples.parquet that say where a sample lies and what its vectors are."""
+    """The rows with the columns of samples.parquet that say where a sample lies and what it lacks."""
     kept = int(rows["left_out"].isna().sum())
     outside = len(rows) - kept
     offsets = [offset for shard in shards for offset in shard.offsets]
@@ -96,9 +100,6 @@ def _with_places(rows: pd.DataFrame, shards: Sequence[PackedShard]) -> pd.DataFr
     rows.loc[rows.index[kept:], ["length", "crc32"]] = 0
     for column in ("sex", "age", "site"):
         rows[f"{column}_missing"] = rows[column].isna()
-    rows["meta_clinical"] = list(meta_vectors("clinical", rows))
-    vectors: list[Any] = list(meta_vectors("reference", rows.head(kept)))
-    rows["meta_reference"] = vectors + [None] * outside
     return rows
 
 

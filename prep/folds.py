@@ -35,10 +35,12 @@ def assign_folds(
         raise UserError(f"folds={folds}, but no source has so many rows of one class: give more images or fewer folds")
     grouped = scheme == "grouped"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    # Numbers instead of names: the same order, hence the same folds, at a tenth of the memory.
+    classes, members = pd.factorize(strata, sort=True)[0], pd.factorize(groups.iloc[train], sort=True)[0]
     with warnings.catch_warnings():
         # A stratum with fewer rows than folds cannot be in each of them; training says so where it matters.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for number, (_, held_out) in enumerate(splitter.split(train, strata, groups.iloc[train] if grouped else None)):
+        for number, (_, held_out) in enumerate(splitter.split(train, classes, members if grouped else None)):
             fold[train[held_out]] = number
     return fold
 

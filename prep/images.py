@@ -1,6 +1,8 @@
 """One image file as found -> one square JPEG as stored, and a small grey picture to know it again by."""
 
 import io
+import struct
+import threading
 import warnings
 from dataclasses import dataclass
 
@@ -32,9 +34,16 @@ _UPRIGHT = {
     7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
-# Start-of-frame markers: C0 to CF without the tables (C4), the extension (C8) and the arithmetic conditioning (CC).
+# Second bytes of JPEG markers: frames are C0 to CF without the tables (C4), the extension (C8) and the arithmetic
+# conditioning (CC); EXIF (E1) may turn the picture, Adobe (EE) name other colours; some have no length behind them.
 _BASELINE = 0xC0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_TELLING = frozenset({0xE1, 0xEE})
+_BARE = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xDB)})
+
+
+_memory = threading.local()
+_NOTHING = np.empty(0, dtype=np.uint8)
 
 
 class BadImageError(ValueError):
@@ -60,7 +69,7 @@ class _Header:
     width: int
     height: int
     orientation: int
-    adobe_rgb: bool
+    baseline: bool  # as we store them: baseline, upright, three channels of luma and chroma
 
 
 def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling) -> StoredImage:
@@ -70,15 +79,17 @@ def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: 
     baseline, three-channel and of the right size already is kept byte for byte. Raises BadImageError.
     """
     header = _read_header(data)
-    pixels, extent = _decode(data, header, max(size, _LOOK))
-    look = pixels if size <= _LOOK else _decode(data, header, _LOOK)[0]
-    if _is_as_stored(data, header, size):
-        jpeg, copied = data, True
-    else:
-        jpeg, copied = _encode(_upright(fitted(pixels, size, fit, extent), header), quality, subsampling), False
+    pixels, extent = _decode(data, header, _LOOK)
+    thumb = _upright(_thumb(pixels), header)
+    if size > _LOOK:
+        pixels, extent = _decode(data, header, size)
+    copied = header.baseline and (header.width, header.height) == (size, size)
+    jpeg = data
+    if not copied:
+        jpeg = _encode(_upright(fitted(pixels, size, fit, extent), header), quality, subsampling)
     turned = header.orientation >= 5
     width, height = (header.height, header.width) if turned else (header.width, header.height)
-    return StoredImage(jpeg=jpeg, width=width, height=height, copied=copied, thumb=_upright(_thumb(look), header))
+    return StoredImage(jpeg=jpeg, width=width, height=height, copied=copied, thumb=thumb)
 
 
 def fitted(pixels: Pixels, size: int, fit: Fit, extent: tuple[float, float] | None = None) -> Pixels:
@@ -107,16 +118,21 @@ def _read_header(data: bytes) -> _Header:
     """What the file says of itself, without decoding it."""
     if not data:
         raise BadImageError("the file is empty")
+    plain = _plain_jpeg(data)
+    if plain is not None:
+        return plain
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            frame, _ = _frame(data)
+            straight = image.mode == "RGB" and orientation not in _UPRIGHT and image.info.get("adobe_transform") != 0
             return _Header(
                 kind="JPEG" if image.format == "MPO" else str(image.format),  # its first picture is a plain JPEG
                 mode=image.mode,
                 width=image.width,
                 height=image.height,
                 orientation=orientation if orientation in _UPRIGHT else 1,
-                adobe_rgb=image.info.get("adobe_transform") == 0,
+                baseline=straight and frame is not None and data[frame + 1] == _BASELINE,
             )
     except UnidentifiedImageError as error:
         raise BadImageError("not an image, or none of JPEG, PNG and BMP") from error
@@ -125,11 +141,41 @@ def _read_header(data: bytes) -> _Header:
         raise BadImageError(f"unreadable header: {_line(error)}") from error
 
 
+def _plain_jpeg(data: bytes) -> _Header | None:
+    """The header of a three-channel JPEG of 8 bits without EXIF or Adobe segments, which most are; else None.
+
+    Pillow reads all of them, but takes as long for it as the rest of our bookkeeping together.
+    """
+    frame, telling = _frame(data)
+    if frame is None or telling:
+        return None
+    bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
+    if bits != 8 or channels != 3 or not width or not height:
+        return None
+    baseline = data[frame + 1] == _BASELINE
+    return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)
+
+
+def _frame(data: bytes) -> tuple[int | None, bool]:
+    """Where a JPEG's frame header starts, if it is found, and whether an EXIF or Adobe segment came before it."""
+    place, telling = 2, False
+    while data[:2] == b"\xff\xd8" and place + 19 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker in _FRAMES:
+            return place, telling
+        if marker in _BARE:
+            break
+        telling |= marker in _TELLING
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None, telling
+
+
 def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[float, float]]:
     """RGB uint8 [H, W, 3] as it lies in the file, and the width and height that the picture fills of it.
 
     A JPEG is decoded at the smallest of libjpeg-turbo's scales n/8 that hits `cover` exactly, or leaves a quarter more
-    than that for the resampling, which is better at cutting off what the smaller picture cannot show.
+    than that for the resampling, which is better at cutting off what the smaller picture cannot show. The pixels of a
+    JPEG are good until this thread decodes the next one.
     """
     whole = (float(header.width), float(header.height))
     if header.kind != "JPEG":
@@ -140,13 +186,22 @@ def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[flo
     # Strict: any warning of libjpeg-turbo (cut off, overwritten, bytes too many) is an error. Other decoders go on
     # with grey or shifted blocks, which nobody would notice among 58,457 images.
     try:
-        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=high, min_width=wide, strict=True)
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", min_height=high, min_width=wide, strict=True, buffer=_scratch(3 * high * wide)
+        )
     except ValueError as error:
         if "subsampling" in str(error):
             # CMYK as Pillow writes it, for one: TurboJPEG does not take it. Pillow does, and notices a cut.
             return _decode_other(data, header), whole
         raise BadImageError(_line(error)) from error
     return np.asarray(pixels, dtype=np.uint8), (whole[0] * eighths / 8, whole[1] * eighths / 8)
+
+
+def _scratch(size: int) -> Pixels:
+    """Memory to decode into, this thread's own: fresh pages for every picture cost a twentieth of its decoding."""
+    if getattr(_memory, "pixels", _NOTHING).size < size:
+        _memory.pixels = np.empty(size, dtype=np.uint8)
+    return np.asarray(_memory.pixels)
 
 
 def _decode_other(data: bytes, header: _Header) -> Pixels:
@@ -163,23 +218,6 @@ def _upright(pixels: Pixels, header: _Header) -> Pixels:
     return pixels if header.orientation == 1 else np.ascontiguousarray(_UPRIGHT[header.orientation](pixels))
 
 
-def _is_as_stored(data: bytes, header: _Header, size: int) -> bool:
-    upright_rgb = header.orientation == 1 and header.mode == "RGB" and not header.adobe_rgb
-    right = header.kind == "JPEG" and (header.width, header.height) == (size, size)
-    return right and upright_rgb and _frame_marker(data) == _BASELINE
-
-
-def _frame_marker(data: bytes) -> int | None:
-    """The second byte of a JPEG's start-of-frame marker, which tells baseline from progressive and the rest."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker in _FRAMES:
-            return marker
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return None
-
-
 def _encode(pixels: Pixels, quality: int, subsampling: str) -> bytes:
     encoded = simplejpeg.encode_jpeg(
         np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling=subsampling.replace(":", "")
@@ -188,6 +226,9 @@ def _encode(pixels: Pixels, quality: int, subsampling: str) -> bytes:
 
 
 def _thumb(pixels: Pixels) -> Pixels:
+    if min(pixels.shape[:2]) >= 4 * THUMB:  # halves are what OpenCV is fastest at
+        half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+        pixels = np.asarray(cv2.resize(pixels, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 

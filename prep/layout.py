@@ -7,9 +7,10 @@ by their own names, below the first known folder that is there.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from configs.errors import UserError
@@ -29,15 +30,6 @@ TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG"
 PICTURES_2019 = ("ISIC_2019_Training_Input", "train", ".")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image file as it was found."""
-
-    path: str
-    bytes: int
-    changed_ns: int
-
-
 def find_table(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of the files `names` that `folder` holds."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -54,50 +46,52 @@ def pictures_folder(download: Path, names: Sequence[str]) -> str:
     return str(next((download / name for name in names if name != "." and (download / name).is_dir()), download))
 
 
-def find_pictures(table: pd.DataFrame) -> list[Picture | None]:
-    """The image file of each row, None where there is none: one walk through each folder, not one look-up a row.
+def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
+    """The image file of each row: path (str, missing where there is none), file_bytes (-1) and changed_ns (0).
 
     Reads key, folder (its pictures lie anywhere below it, under the key and any of ENDINGS) and file (an exact path
-    instead, or missing). Raises UserError where a name has two pictures.
+    instead, or missing). One walk through each folder, not one look-up a row. Raises UserError where a name has two
+    pictures.
     """
-    found: dict[str, dict[str, Picture]] = {}
-    for folder in table["folder"].dropna().unique():
-        found[folder] = _pictures_below(folder)
-    return [
-        _exact(file) if isinstance(file, str) else found.get(folder, {}).get(key)
-        for key, folder, file in zip(table["key"], table["folder"], table["file"], strict=True)
-    ]
-
-
-def _pictures_below(folder: str) -> dict[str, Picture]:
-    found: dict[str, Picture] = {}
-    for entry in _walk(folder):
-        stem, ending = os.path.splitext(entry.name)  # noqa: PTH122  a Path for each of 10 million files is slow
-        if ending.lower() not in ENDINGS or stem.startswith("."):
-            continue
-        if stem in found:
-            raise UserError(f"{stem} has two pictures, {found[stem].path} and {entry.path}: remove one of them")
-        status = entry.stat()
-        found[stem] = Picture(entry.path, status.st_size, status.st_mtime_ns)
-    return found
+    path: npt.NDArray[np.object_] = np.full(len(table), None, dtype=object)
+    size, changed = np.full(len(table), -1, dtype=np.int64), np.zeros(len(table), dtype=np.int64)
+    exact = table["file"].notna().to_numpy()
+    for row in np.flatnonzero(exact):
+        file = table["file"].iloc[row]
+        status = _status(file)
+        if status is not None:
+            path[row], size[row], changed[row] = file, status.st_size, status.st_mtime_ns
+    for folder in table["folder"][~exact].dropna().unique():
+        rows = np.flatnonzero(~exact & (table["folder"] == folder).to_numpy())
+        number = dict(zip(table["key"].iloc[rows], rows.tolist(), strict=True))
+        for entry in _walk(folder):
+            stem, ending = os.path.splitext(entry.name)  # noqa: PTH122  a Path for each of 10 million files is slow
+            row = number.get(stem, -1)
+            if row < 0 or ending.lower() not in ENDINGS:
+                continue
+            if path[row] is not None:
+                both = " and ".join(sorted((str(path[row]), entry.path)))
+                raise UserError(f"{stem} has two pictures, {both}: remove one of them")
+            status = entry.stat()
+            path[row], size[row], changed[row] = entry.path, status.st_size, status.st_mtime_ns
+    found = {"path": pd.Series(path, dtype="str"), "file_bytes": size, "changed_ns": changed}
+    return pd.DataFrame(found).set_axis(table.index)
 
 
 def _walk(folder: str) -> Iterator["os.DirEntry[str]"]:
-    """Every file below `folder`, in the order of their names, so that complaints are the same everywhere."""
+    """Every file below `folder`, one after the other."""
     if not os.path.isdir(folder):  # noqa: PTH112
         return
     with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        if entry.is_dir():
-            yield from _walk(entry.path)
-        elif entry.is_file():
-            yield entry
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path)
+            elif entry.is_file():
+                yield entry
 
 
-def _exact(path: str) -> Picture | None:
+def _status(path: str) -> os.stat_result | None:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        return os.stat(path)  # noqa: PTH116
     except OSError:
         return None
-    return Picture(path, status.st_size, status.st_mtime_ns)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,16 +106,22 @@ def labels_digest(rows: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def write_samples(rows: pd.DataFrame, path: Path) -> None:
-    """Write samples.parquet (columns of SAMPLE_SCHEMA)."""
-    arrays = [_arrow(rows[field.name], field.type) for field in SAMPLE_SCHEMA]
-    with written_whole(path, durable=True) as out:
+def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
+    """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows.
+
+    `vectors` are the columns that hold vectors, float32 [n, 11] of the first n rows; those of the others are null.
+    """
+    arrays = [
+        _vectors(vectors[field.name], len(rows)) if field.name in vectors else _column(rows[field.name], field.type)
+        for field in SAMPLE_SCHEMA
+    ]
+    with written_whole(path) as out:
         pq.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), out)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json; its presence says that the shard set is whole."""
-    with written_whole(folder / MANIFEST, durable=True) as out:
+    with written_whole(folder / MANIFEST) as out:
         out.write((json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -136,17 +143,13 @@ def read_manifest(folder: Path) -> Manifest:
     raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: make the shard set anew")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _vectors(values: npt.NDArray[np.float32], rows: int) -> pa.Array:
+    filled = np.zeros((rows, values.shape[1]), dtype=np.float32)
+    filled[: len(values)] = values
+    null = np.arange(rows) >= len(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(filled.reshape(-1)), values.shape[1], mask=pa.array(null))
 
 
-def _arrow(column: pd.Series, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_fixed_size_list(kind):
-        values = column.to_numpy()
-        nulls = np.array([value is None for value in values])
-        width = kind.list_size
-        flat = np.concatenate([np.zeros(width, np.float32) if value is None else value for value in values])
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width, mask=pa.array(nulls))
-    return pa.Array.from_pandas(column, type=kind)
+def _column(column: pd.Series, kind: pa.DataType) -> pa.Array:
+    array = pa.Array.from_pandas(column, type=kind)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

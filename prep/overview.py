@@ -12,24 +12,27 @@ _EACH = 8  # images of a line
 _EDGE, _GAP, _MARGIN = 120, 14, 130  # pixels of an image, above each, and left of all
 _TARGETS = {1: "melanoma", 0: "no melanoma", -1: "label unknown"}
 _SPLITS = ("train", "test", "extra")
+_READ = ["key", "split", "source", "subsource", "target", "shard", "offset", "length"]
 
 
 def draw_overview(rows: pd.DataFrame, folder: Path, out: BinaryIO) -> None:
     """Draw the first images of each split, sub-source and target, one line each, as a PNG.
 
-    Reads the kept rows' key, split, source, subsource, target, shard, offset and length, and the shards in `folder`.
+    Reads what `_READ` and left_out say of the rows, and the shards in `folder`.
     """
-    kept = rows[rows["left_out"].isna()]
-    lines = [part for _, part in kept.groupby(["split", "subsource", "target"])]
-    lines.sort(key=lambda part: _place(part.iloc[0]))
+    by_kind = rows.loc[rows["left_out"].isna(), _READ].groupby(["split", "subsource", "target"])
+    sizes = by_kind["key"].transform("size")
+    shown = by_kind.head(_EACH)
+    lines = [(part, sizes[part.index[0]]) for _, part in shown.groupby(["split", "subsource", "target"])]
+    lines.sort(key=lambda line: _place(line[0].iloc[0]))
     step = _EDGE + _GAP
     sheet = Image.new("RGB", (_MARGIN + (_EDGE + 4) * _EACH, step * len(lines)), "white")
     draw = ImageDraw.Draw(sheet)
     small, normal = ImageFont.load_default(8), ImageFont.load_default(11)
-    for line, part in enumerate(lines):
+    for line, (part, count) in enumerate(lines):
         top = line * step + _GAP
-        draw.multiline_text((6, top + _EDGE / 3), _label(part), fill="black", font=normal)
-        for place, row in enumerate(part.head(_EACH).to_dict("records")):
+        draw.multiline_text((6, top + _EDGE / 3), _label(part.iloc[0], count), fill="black", font=normal)
+        for place, row in enumerate(part.to_dict("records")):
             left = _MARGIN + place * (_EDGE + 4)
             sheet.paste(_picture(folder / row["shard"], row["offset"], row["length"]), (left, top))
             draw.text((left, top - 11), row["key"], fill="black", font=small)
@@ -40,10 +43,9 @@ def _place(row: Any) -> tuple[int, str, int]:
     return _SPLITS.index(row["split"]), row["subsource"], -row["target"]
 
 
-def _label(part: pd.DataFrame) -> str:
-    row = part.iloc[0]
+def _label(row: Any, count: int) -> str:
     source = f"2019 {row['subsource']}" if row["source"] == 2019 else row["subsource"]
-    return f"{row['split']} {source}\n{_TARGETS[row['target']]}\n{len(part):,} images"
+    return f"{row['split']} {source}\n{_TARGETS[row['target']]}\n{count:,} images"
 
 
 def _picture(shard: Path, offset: int, length: int) -> Image.Image:

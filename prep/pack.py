@@ -7,47 +7,44 @@ target, -1 where unknown), in plain USTAR with integer times, so that any tar re
 import hashlib
 import io
 import json
+import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from configs.errors import UserError
-from prep.files import written_whole
+from prep.files import file_sha256, read_part, written_whole
 
 _BLOCK = tarfile.BLOCKSIZE
+_EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 PACKER = 2
 """Version of the bytes this module writes; a change of them must raise it, so that old shards are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleTask:
-    """One sample to pack: where its JPEG waits, and what its JSON and vectors say (plain JSON values)."""
-
-    key: str
-    staged: str
-    offset: int
-    length: int
-    crc32: int
-    facts: dict[str, Any]
-    meta: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """One shard to make: `folder`/`name`.tar and .idx from `samples`."""
+    """One shard to make, `folder`/`name`.tar and .idx, from N staged samples.
+
+    `facts` are the columns of what the samples' JSON says, N plain JSON values each, key and target among them; `meta`
+    is float32 [N, 11]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
+    """
 
     folder: str
     name: str
-    samples: tuple[SampleTask, ...]
+    stage: str
+    facts: dict[str, list[Any]]
+    meta: npt.NDArray[np.float32]
+    places: list[tuple[int, int, int, int]]
 
     def digest(self) -> str:
         """SHA-256 of everything the shard's bytes depend on; of a JPEG, its length and CRC-32."""
-        samples = [[one.key, one.length, one.crc32, one.facts, one.meta] for one in self.samples]
-        described = [PACKER, self.name, samples]
+        described = [PACKER, self.name, self.facts, self.meta.tolist(), [place[2:] for place in self.places]]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -69,11 +66,11 @@ def pack_shard(task: ShardTask) -> PackedShard:
     if finished is not None and finished.digest == task.digest():
         return finished
     tar = done.with_name(f"{task.name}.tar")
-    with written_whole(tar, durable=True) as out:
+    with written_whole(tar) as out:
         writer = _TarWriter(out)
-        offsets = tuple(_add(sample, writer) for sample in task.samples)
+        offsets = tuple(writer.add_sample(key, parts) for key, parts in _samples(task))
         writer.close()
-    with written_whole(tar.with_suffix(".idx"), durable=True) as out:
+    with written_whole(tar.with_suffix(".idx")) as out:
         out.write(writer.dali_index().encode())
     shard = PackedShard(
         name=task.name,
@@ -82,40 +79,66 @@ def pack_shard(task: ShardTask) -> PackedShard:
         sha256=writer.sha256.hexdigest(),
         offsets=offsets,
     )
-    with written_whole(done, durable=True) as out:
+    with written_whole(done) as out:
         out.write(json.dumps(asdict(shard)).encode())
     return shard
 
 
-def _add(sample: SampleTask, writer: "_TarWriter") -> int:
-    """Append a sample; the offset of its JPEG."""
-    with Path(sample.staged).open("rb") as staged:
-        staged.seek(sample.offset)
-        jpeg = staged.read(sample.length)
-    if zlib.crc32(jpeg) != sample.crc32:
-        raise UserError(f"{sample.staged} is damaged at {sample.key}: remove its folder and run again")
-    vector = io.BytesIO()
-    np.save(vector, np.array(sample.meta, dtype=np.float32))
-    return writer.add_sample(
-        sample.key,
-        {
-            "jpg": jpeg,
-            "json": json.dumps(sample.facts, sort_keys=True).encode(),
-            "npy": vector.getvalue(),
-            "cls": str(sample.facts["target"]).encode(),
-        },
-    )
+def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's key and its files, by their endings."""
+    array_header = _npy_header(task.meta.shape[1])
+    names, columns = list(task.facts), zip(*task.facts.values(), strict=True)
+    for values, vector, (chunk, offset, length, crc32) in zip(columns, task.meta, task.places, strict=True):
+        facts = dict(zip(names, values, strict=True))
+        jpeg = read_part(f"{task.stage}{os.sep}{chunk:06d}.jpgs", offset, length)
+        if zlib.crc32(jpeg) != crc32:
+            raise UserError(f"{task.stage}: chunk {chunk} is damaged at {facts['key']}: remove it all and run again")
+        yield (
+            facts["key"],
+            {
+                "jpg": jpeg,
+                "json": json.dumps(facts, sort_keys=True).encode(),
+                "npy": array_header + vector.tobytes(),
+                "cls": str(facts["target"]).encode(),
+            },
+        )
+
+
+def _npy_header(length: int) -> bytes:
+    """What stands before the values in the .npy file of a float32 vector."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(length, dtype=np.float32))
+    return file.getvalue()[: -4 * length]
 
 
 def _read_done(path: Path) -> PackedShard | None:
-    """The record of a shard that an earlier run finished, or None."""
+    """The record of a shard that an earlier run finished, or None where it, or its tar, is not whole.
+
+    Nothing waits for the disk while shards are packed, so after a power cut a file may be there without its content.
+    """
     try:
         record = json.loads(path.read_text())
         shard = PackedShard(**{**record, "offsets": tuple(record["offsets"])})
-        whole = path.with_name(f"{shard.name}.tar").stat().st_size == shard.bytes
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or torn by a power cut: the shard is packed anew
+        whole = file_sha256(path.with_name(f"{shard.name}.tar")) == shard.sha256
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return shard if whole else None
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """The USTAR header of a file, 512 bytes: a ready one with name, size and checksum put in.
+
+    Field places as in POSIX.1-1988: name 0-99, size 124-135, checksum 148-155, which counts as blanks in the sum.
+    """
+    encoded = name.encode()
+    if len(encoded) > 100 or size >= 8**11:
+        raise UserError(f"{name}: too long a name, or too large a file, for a plain tar: names of up to 95 bytes fit")
+    header = bytearray(_EMPTY_HEADER)
+    header[: len(encoded)] = encoded
+    header[124:135] = b"%011o" % size
+    header[148:156] = b"        "
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
 
 
 class _TarWriter:
@@ -132,11 +155,9 @@ class _TarWriter:
         first = self.offset + _BLOCK
         entries = []
         for ending, content in parts.items():
-            header = tarfile.TarInfo(f"{key}.{ending}")
-            header.size = len(content)
-            entries.append(f"{ending} {self.offset + _BLOCK} {len(content)} {header.name}")
-            self._write(header.tobuf(tarfile.USTAR_FORMAT))
-            self._write(content + bytes(-len(content) % _BLOCK))
+            name = f"{key}.{ending}"
+            entries.append(f"{ending} {self.offset + _BLOCK} {len(content)} {name}")
+            self._write(_tar_header(name, len(content)) + content + bytes(-len(content) % _BLOCK))
         self._index.append(" ".join(entries))
         return first
 

@@ -31,10 +31,7 @@ def read_rows(config: PrepConfig) -> pd.DataFrame:
     if config.extra:
         rows = with_extra(rows, read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train"))
     rows["subsource"] = folds.subsource(rows)
-    found = find_pictures(rows)
-    rows["path"] = pd.Series([picture and picture.path for picture in found], dtype="str")
-    rows["file_bytes"] = [picture.bytes if picture else -1 for picture in found]
-    rows["changed_ns"] = [picture.changed_ns if picture else 0 for picture in found]
+    rows = rows.join(find_pictures(rows))
     wanted = rows["left_out"].isna()
     absent = wanted & rows["path"].isna()
     if absent.sum() == wanted.sum():
@@ -114,7 +111,7 @@ def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, folder: Path) ->
     # The position of each row inside its chunk.
     place = rows.groupby("chunk").cumcount().to_numpy()
     chunk = rows["chunk"].to_numpy()
-    thumbs_of = lru_cache(maxsize=64)(lambda number: read_thumbs(f"{folder}{os.sep}{number:06d}"))
+    thumbs_of = lru_cache(maxsize=16)(lambda number: read_thumbs(f"{folder}{os.sep}{number:06d}"))
 
     def thumbs(numbers: duplicates.Rows) -> Pixels:
         asked = shown[numbers]
@@ -168,7 +165,8 @@ def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:
 
 def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Kept rows by split and fold, within each in an order that hashes of (seed, key) decide; the others last."""
-    order = [hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in rows["key"]]
+    digests = (hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in rows["key"])
+    order = np.fromiter((int.from_bytes(digest, "big") for digest in digests), dtype=np.uint64, count=len(rows))
     split = rows["split"].map({"train": 0, "test": 1, "extra": 2})
     rows = rows.assign(order=order, out=rows["left_out"].notna(), split_order=split)
     rows = rows.sort_values(["out", "split_order", "fold", "order"], kind="stable", ignore_index=True)

@@ -53,7 +53,7 @@ class Workers:
         try:
             for task in tasks:
                 ahead.append(self._pool.submit(function, task))
-                if len(ahead) > 3 * self._count:
+                if len(ahead) > 2 * self._count:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Fit, Subsampling
-from prep.files import written_whole
-from prep.fingerprint import perceptual_hash, shows_nothing
-from prep.images import THUMB, BadImageError, StoredImage, store_image
+from prep.files import read_whole, written_whole
+from prep.fingerprint import perceptual_hashes, show_nothing
+from prep.images import THUMB, BadImageError, store_image
 
 STAGER = 1
 """Version of what this module makes of an image file; a change of it must raise it."""
@@ -75,20 +75,37 @@ def stage_chunk(task: StageTask) -> int:
         return len(task.files)
     records = np.zeros(len(task.files), dtype=RECORD)
     thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
+    encoding = asdict(task.encoding)
+    offset = 0
     with written_whole(Path(f"{task.stem}.jpgs")) as out:
-        for record, thumb, (path, _, _) in zip(records, thumbs, task.files, strict=True):
+        for number, (path, _, _) in enumerate(task.files):
             try:
-                data = Path(path).read_bytes()
-                image = store_image(data, **asdict(task.encoding))
+                data = read_whole(path)
+                image = store_image(data, **encoding)
             except BadImageError as error:
-                record["reason"] = str(error)
+                records["reason"][number] = str(error)
                 continue
             except OSError as error:
-                record["reason"] = f"cannot be read: {error.strerror}"
+                records["reason"][number] = f"cannot be read: {error.strerror}"
                 continue
-            thumb[:] = image.thumb
-            _note(record, image, data, out.tell())
             out.write(image.jpeg)
+            thumbs[number] = image.thumb
+            length, sha256 = len(image.jpeg), hashlib.sha256(data).hexdigest()
+            found = (
+                offset,
+                length,
+                zlib.crc32(image.jpeg),
+                image.width,
+                image.height,
+                image.copied,
+                0,
+                False,
+                sha256,
+                "",
+            )
+            records[number] = found
+            offset += length
+    records["hash"], records["flat"] = perceptual_hashes(thumbs), show_nothing(thumbs)
     with written_whole(Path(f"{task.stem}.npz")) as out:
         np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
     return len(task.files)
@@ -104,13 +121,6 @@ def read_thumbs(stem: str) -> np.ndarray:
     """The small pictures of a finished chunk, uint8 [N, 32, 32]."""
     with np.load(f"{stem}.npz") as found:
         return np.asarray(found["thumbs"])
-
-
-def _note(record: Any, image: StoredImage, data: bytes, offset: int) -> None:
-    record["offset"], record["length"], record["crc32"] = offset, len(image.jpeg), zlib.crc32(image.jpeg)
-    record["width"], record["height"], record["copied"] = image.width, image.height, image.copied
-    record["hash"], record["flat"] = perceptual_hash(image.thumb), shows_nothing(image.thumb)
-    record["sha256"] = hashlib.sha256(data).hexdigest().encode()
 
 
 def _is_made(task: StageTask, digest: str) -> bool:

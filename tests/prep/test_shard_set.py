@@ -231,14 +231,16 @@ def test_bad_images_may_be_skipped_and_stay_in_the_table_with_the_reason(
 def test_a_file_without_read_rights_is_said_and_read_once_it_may_be(
     config: PrepConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_bytes = Path.read_bytes
+    import prep.stage as staging
 
-    def locked(path: Path) -> bytes:
-        if path.name == "ISIC_0000009.jpg":
-            raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+    read_whole = staging.read_whole
 
-    monkeypatch.setattr(Path, "read_bytes", locked)
+    def locked(path: str) -> bytes:
+        if path.endswith("ISIC_0000009.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return read_whole(path)
+
+    monkeypatch.setattr(staging, "read_whole", locked)
     with pytest.raises(UserError, match=r"ISIC_0000009\.jpg: cannot be read: Permission denied"):
         build(config)
     monkeypatch.undo()
