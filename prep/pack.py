@@ -22,7 +22,8 @@ from configs.errors import UserError
 from prep.files import file_sha256, read_part, written_whole
 
 _BLOCK = tarfile.BLOCKSIZE
-_EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_SUM = sum(_EMPTY[:124]) + sum(_EMPTY[135:148]) + 8 * ord(" ") + sum(_EMPTY[156:])
 PACKER = 2
 """Version of the bytes this module writes; a change of them must raise it, so that old shards are not kept."""
 
@@ -126,19 +127,18 @@ def _read_done(path: Path) -> PackedShard | None:
 
 
 def _tar_header(name: str, size: int) -> bytes:
-    """The USTAR header of a file, 512 bytes: a ready one with name, size and checksum put in.
+    """The USTAR header of a file, 512 bytes: that of an empty file, with name, size and checksum put in.
 
     Field places as in POSIX.1-1988: name 0-99, size 124-135, checksum 148-155, which counts as blanks in the sum.
     """
     encoded = name.encode()
     if len(encoded) > 100 or size >= 8**11:
         raise UserError(f"{name}: too long a name, or too large a file, for a plain tar: names of up to 95 bytes fit")
-    header = bytearray(_EMPTY_HEADER)
-    header[: len(encoded)] = encoded
-    header[124:135] = b"%011o" % size
-    header[148:156] = b"        "
-    header[148:155] = b"%06o\0" % sum(header)
-    return bytes(header)
+    octal = b"%011o" % size
+    checksum = b"%06o\0 " % (_SUM + sum(encoded) + sum(octal))
+    return b"".join(
+        [encoded, bytes(100 - len(encoded)), _EMPTY[100:124], octal, _EMPTY[135:148], checksum, _EMPTY[156:]]
+    )
 
 
 class _TarWriter:
