@@ -29,8 +29,9 @@ def with_table(text: str) -> str:
 
 def table() -> str:
     """The figures of all records, as Markdown."""
-    demo, sample, loader = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("demo", "sample", "loader"))
-    return "\n".join([*_demo(demo), "", *_sample(sample), "", *_loader(loader)])
+    parts = {"demo": _demo, "sample": _sample, "prep": _prep, "loader": _loader}
+    blocks = ["\n".join(lines(json.loads((RESULTS / f"{name}.json").read_text()))) for name, lines in parts.items()]
+    return "\n\n".join(blocks)
 
 
 def _demo(record: dict[str, Any]) -> list[str]:
@@ -75,6 +76,41 @@ def _sample(record: dict[str, Any]) -> list[str]:
             f"| {auc['2019']:.3f} |"
         )
     return lines
+
+
+def _prep(record: dict[str, Any]) -> list[str]:
+    config, small, large, builds = (record[name] for name in ("config", "small", "large", "memory"))
+    encoding, workers, psnr = config["encoding"], config["workers"], sorted(large["psnr_db"].values())
+    grown = builds[-1]["planner_mib"] - builds[0]["planner_mib"], builds[-1]["images"] - builds[0]["images"]
+    memory = "; ".join(
+        f"{one['images']:,} images: {one['planner_mib']:.0f} MiB to plan, {one['workers_mib']:.0f} MiB in the "
+        f"{workers} workers, {one['seconds']:.0f} s"
+        for one in builds
+    )
+    return [
+        f"**Prep**, to {encoding['size']} px, JPEG quality {encoding['quality']} {encoding['subsampling']}, "
+        f"{config['rounds']} interleaved rounds. {_where(record)}",
+        "",
+        "| originals | reference | reference, images/s | prep, images/s | ratio |",
+        "| --- | --- | --- | --- | --- |",
+        f"| {small['different_images']} of 512 x 512 px, {small['mean_bytes'] / 1000:.0f} KB | a bare loop: read, decode, "
+        f"encode; {workers} processes each {_rates(small, 'bare')}",
+        f"| {large['images']} of 6000 x 4000 px | Pillow's decode, Lanczos; one process each {_rates(large, 'pillow')}",
+        "",
+        f"Real originals. What is stored of the large ones is {psnr[0]:.1f} to {psnr[-1]:.1f} dB (PSNR) from Pillow's "
+        f"pixels. Peak memory of whole builds of synthetic images: {memory}. What grows is the table of rows, "
+        f"{grown[0] * 1024 / grown[1]:.1f} KiB an image.",
+    ]
+
+
+def _rates(part: dict[str, Any], reference: str) -> str:
+    """The cells of a row: rates of the reference and of prep, and their ratio."""
+    figures = [(part["images_per_s"][name], 1) for name in (reference, "prep")] + [(part["ratio"], 2)]
+    cells = [
+        f"{one['median']:,.{digits}f} ({one['low']:,.{digits}f} to {one['high']:,.{digits}f})"
+        for one, digits in figures
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _loader(record: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from configs.errors import UserError
 from configs.schema import InferConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("prep/shard.py", "prep/synthetic.py", "train.py", "infer.py")
+COMMANDS = ("prep/shard.py", "prep/merge.py", "prep/verify.py", "prep/synthetic.py", "train.py", "infer.py")
 
 
 def run(*words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -43,8 +43,13 @@ def test_help_comes_without_loading_what_is_heavy(command: str) -> None:
         (("infer.py", "--views", "3"), 'key "views"'),
         (("prep/shard.py", "--isic2020", "nowhere"), "no such folder"),
         (("prep/shard.py",), "name at least one of --isic2020 FOLDER and --isic2019 FOLDER"),
-        (("prep/shard.py", "--isic2020", "EMPTY"), "train.csv does not exist"),
+        (("prep/shard.py", "--isic2020", "EMPTY"), "holds no ISIC 2020 tables: wanted one of train.csv"),
         (("prep/shard.py", "--isic2020", "x", "--size", "7"), "size=7 is out of range"),
+        (("prep/shard.py", "--isic2020", "x", "--fit", "stretch"), 'key "fit"'),
+        (("prep/shard.py", "--master", "nowhere.csv"), "nowhere.csv does not exist"),
+        (("prep/merge.py",), "name at least one of --isic2020 FOLDER and --isic2019 FOLDER"),
+        (("prep/merge.py", "--isic2019", "EMPTY"), "ISIC_2019_Training_GroundTruth.csv does not exist"),
+        (("infer.py", "--split", "train"), 'key "split"'),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_exit_code_two(
@@ -110,6 +115,6 @@ def test_a_bad_image_ends_prep_in_one_line_without_a_set(downloads: tuple[Path, 
     (folder / "jpeg" / "train" / "ISIC_0000005.jpg").write_bytes(b"GIF89a, perhaps")
     done = run("prep/shard.py", "--isic2020", str(folder), "--out", str(tmp_path / "set"), "--folds", "2")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "ISIC_0000005.jpg: not an image; mend or remove them and run again" in done.stderr
+    assert "ISIC_0000005.jpg: not an image, or none of JPEG, PNG and BMP; all of them are in" in done.stderr
     assert not (tmp_path / "set").exists()
     assert not list((tmp_path / "set.partial").glob("*.tmp"))
