@@ -3,7 +3,8 @@
     python infer.py --ensemble --runs runs/main --shards shards/isic --out outputs
 
 Writes OUT/submission_MEMBER.csv for each member and, with --ensemble, OUT/submission_ensemble.csv, all in Kaggle's
-form (image_name,target), target being a probability.
+form (image_name,target), target being a probability. With --split extra the images are those of an outside set, and
+the files are named extra_*.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from evaluation.ensemble import mean_probability
 
     out, runs = Path(config.out), Path(config.runs)
+    kind = {"test": "submission", "extra": "extra"}[config.split]
     with joined_ranks(config.device) as ranks:
         predicted = []
         for path in find_members(runs):
@@ -40,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
             keys, predictions = predict_split(config, member, ranks)
             predicted.append(predictions.probability)
             if ranks.first:
-                write_submission(out / f"submission_{member.name}.csv", keys, predicted[-1])
+                write_submission(out / f"{kind}_{member.name}.csv", keys, predicted[-1])
         if config.ensemble and ranks.first:
-            write_submission(out / "submission_ensemble.csv", keys, mean_probability(predicted))
+            write_submission(out / f"{kind}_ensemble.csv", keys, mean_probability(predicted))
 
 
 def predict_split(config: InferConfig, member: Member, ranks: Ranks) -> tuple[list[str], Predictions]:

@@ -93,8 +93,8 @@ def _prep(record: dict[str, Any]) -> list[str]:
         "",
         "| originals | reference | reference, images/s | prep, images/s | ratio |",
         "| --- | --- | --- | --- | --- |",
-        f"| {small['different_images']} of 512 x 512 px, {small['mean_bytes'] / 1000:.0f} KB | a bare loop: read, decode, "
-        f"encode; {workers} processes each {_rates(small, 'bare')}",
+        f"| {small['different_images']} of 512 x 512 px, {small['mean_bytes'] / 1000:.0f} KB | a bare loop of read, "
+        f"decode, encode; {workers} processes each {_rates(small, 'bare')}",
         f"| {large['images']} of 6000 x 4000 px | Pillow's decode, Lanczos; one process each {_rates(large, 'pillow')}",
         "",
         f"Real originals. What is stored of the large ones is {psnr[0]:.1f} to {psnr[-1]:.1f} dB (PSNR) from Pillow's "

@@ -62,7 +62,7 @@ class PrepConfig:
     """What to do with training images that occur twice: drop all but the largest where their labels agree; group: keep
     them, in one fold; keep: let the folds ignore them, which leaks (for comparison only)."""
     folds: int = 5
-    """Number of cross-validation folds (2 to 100)."""
+    """Number of cross-validation folds (2 to 100); those of --folds-file are counted."""
     fold_scheme: FoldScheme = "grouped"
     """grouped: no patient, lesion or duplicate crosses folds; random ignores them and leaks (for comparison only)."""
     folds_file: str | None = None
@@ -81,6 +81,8 @@ class PrepConfig:
     def __post_init__(self) -> None:
         _check_inputs(self.isic2020, self.isic2019, self.master)
         _check_folds(self.folds, self.seed, self.workers)
+        both = self.folds_file is not None and self.fold_scheme != "grouped"
+        _check(not both, "fold_scheme", self.fold_scheme, "--folds-file brings its own folds: give one of them")
         _check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
         _check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
         _check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")

@@ -59,11 +59,13 @@ def build(config: PrepConfig) -> str:
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
         publish(partial, out)
-    return (out / SUMMARY).read_text().rstrip()
+    return f"{config.out}\n{(out / SUMMARY).read_text().rstrip()}"
 
 
 def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, workers: Workers) -> None:
     """Write every file of the set into `partial`."""
+    # Another run's manifest would, after a kill, pass what this run leaves for that run's whole set.
+    (partial / MANIFEST).unlink(missing_ok=True)
     stage = partial / _STAGE
     stage.mkdir(exist_ok=True)
     rows = stage_images(rows, config, stage, workers)
@@ -83,7 +85,12 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
         partial,
         pairs=named,
         encoder=_encoding(config).described(),
-        options={**{name: getattr(config, name) for name in OPTIONS}, "packer": PACKER},
+        options={
+            **{name: getattr(config, name) for name in OPTIONS},
+            "folds": int(rows["fold"].max()) + 1,
+            "folds_file": config.folds_file is not None,
+            "packer": PACKER,
+        },
         inputs=inputs,
         unsafe=unsafe,
         overlap=overlap,

@@ -9,21 +9,29 @@ import pandas as pd
 
 from configs.errors import UserError
 
-_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null"]
+_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null", "-1", "-1.0"]  # -1 is how resized sets say it
 
 
+NAME = "[A-Za-z0-9_-]{1,90}"
+"""What an image may be called: it becomes a file name in a tar, and a word in DALI's index of it."""
 HEADERS = "headers"
 """Where a table of `read_csv` keeps the file's own header of each column (DataFrame.attrs), for complaints."""
 
 
 def read_csv(
-    path: Path, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = (), *, keyed: bool = True
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    optional: Sequence[str] = (),
+    *,
+    keyed: bool = True,
+    pattern: str = NAME,
 ) -> pd.DataFrame:
     """The columns of a CSV under our names, as stripped strings, empty cells as missing.
 
     `columns` maps our name to the headers that mean it, the first one found being taken; those in `optional` may be
     absent and are all missing then. In a `keyed` file the first column is the image's name and stands once in every
-    row. Raises UserError.
+    row, in letters, digits, - and _. The index counts the lines behind the header, so that complaints name the
+    right one. Raises UserError.
     """
     found = _read_strings(path)
     rows = pd.DataFrame(index=found.index)
@@ -39,17 +47,17 @@ def read_csv(
         key = rows.columns[0]
         header = rows.attrs[HEADERS][key]
         require_rows(rows[key].notna(), rows[key], path, header, "an image name in every row")
+        require_rows(rows[key].str.fullmatch(pattern), rows[key], path, header, "a name of letters, digits, - and _")
         require_rows(~rows[key].duplicated(), rows[key], path, header, "each name once")
     return rows
 
 
 def require_rows(good: pd.Series, shown: pd.Series, csv: Path, column: str, wanted: str) -> None:
-    """Raise UserError with the first row that is not `good`; line 1 is the header."""
+    """Raise UserError with the first row that is not `good`; the index of `shown` is that of `read_csv`."""
     bad = np.flatnonzero(~good.to_numpy(dtype=bool))
     if len(bad):
-        raise UserError(
-            f"{csv} line {bad[0] + 2}, column {column}: {shown.iloc[bad[0]]!r}, wanted {wanted} ({len(bad)} such rows)"
-        )
+        line, value = shown.index[bad[0]] + 2, shown.iloc[bad[0]]
+        raise UserError(f"{csv} line {line}, column {column}: {value!r}, wanted {wanted} ({len(bad)} such rows)")
 
 
 def words(
@@ -92,8 +100,15 @@ def _read_strings(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Without index_col=False, pandas takes rows that are longer than the header for rows with an index.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                path, dtype="str", keep_default_na=False, na_values=_NOTHING, encoding="utf-8-sig", index_col=False
+            rows = pd.read_csv(
+                path,
+                dtype="str",
+                keep_default_na=False,
+                na_values=_NOTHING,
+                encoding="utf-8-sig",
+                index_col=False,
+                skip_blank_lines=False,
             )
+            return rows.dropna(how="all")
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV file: {error}; download it again") from error

@@ -61,37 +61,54 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
     """What becomes of each row: columns cluster, decision and copy_of (str, missing where there is nothing to say).
 
     A cluster is a connected set of duplicate training rows that can be used (`rows["left_out"]` is missing), named
-    after its smallest key. Under `drop` the largest original stays, if all labels agree; test and outside rows are
-    never dropped.
+    after its smallest key. Under `drop`, if all labels of a cluster agree, a row goes where one that is kept shows the
+    same picture; test rows, and outside rows that are not trained on, are never dropped.
     """
-    verdict = pd.DataFrame(
-        {name: pd.Series(np.nan, rows.index, dtype="str") for name in ("cluster", "decision", "copy_of")}
-    )
+    columns = ("cluster", "decision", "copy_of")
+    verdict = pd.DataFrame({name: pd.Series(np.nan, rows.index, dtype="str") for name in columns})
     usable = ((rows["split"] == "train") & rows["left_out"].isna()).to_numpy()
-    links = duplicate_links(rows, pairs)
-    links = links[usable[links].all(axis=1)]
-    _, component = connected_components(_graph(links, len(rows)), directed=False)
-    members = np.unique(links)
+    edges = links(rows, pairs)
+    edges = edges[usable[edges].all(axis=1)]
+    _, component = connected_components(_graph(edges, len(rows)), directed=False)
+    linked = {(int(a), int(b)) for a, b in edges}
+    members = np.unique(edges)
     for _, numbers in pd.Series(members).groupby(component[members]):
-        cluster = rows.iloc[numbers].sort_values("key")
-        verdict.loc[cluster.index, "cluster"] = cluster["key"].iloc[0]
-        verdict.loc[cluster.index, ["decision", "copy_of"]] = _verdict(cluster, policy)
+        cluster = rows.iloc[numbers]
+        verdict.loc[cluster.index, "cluster"] = cluster["key"].min()
+        if policy == "drop" and cluster["target"].nunique() == 1:
+            _drop(cluster.assign(number=numbers.to_numpy()), linked, verdict)
+        else:
+            words = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
+            verdict.loc[cluster.index, "decision"] = words[policy]
     return verdict
 
 
-def _verdict(cluster: pd.DataFrame, policy: DuplicatePolicy) -> "npt.NDArray[Any]":
-    """decision and copy_of of each member of a cluster."""
-    if policy != "drop" or cluster["target"].nunique() > 1:
-        word = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}[policy]
-        return np.array([[word, np.nan]] * len(cluster), dtype=object)
-    area = cluster["width"].astype(np.int64) * cluster["height"]
-    best = cluster.assign(area=area).sort_values(["area", "file_bytes", "key"], ascending=[False, False, True]).index[0]
-    kept = cluster.loc[best, "key"]
-    words = [["kept: the largest copy", np.nan] if key == kept else ["dropped", kept] for key in cluster["key"]]
-    return np.array(words, dtype=object)
+def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataFrame) -> None:
+    """Go through a cluster, the best first, and note each row in `verdict`: kept, or a copy of one that is.
+
+    Views of one 2019 lesion come first, so that a copy of both does not cost them; then what the challenge gave before
+    what was added to it; then the larger original.
+    """
+    views = cluster["lesion"].where(cluster["source"] == 2019).duplicated(keep=False) & cluster["lesion"].notna()
+    order = cluster.assign(
+        other=~views, outside=cluster["source"] == 0, area=cluster["width"].astype(np.int64) * cluster["height"]
+    ).sort_values(["other", "outside", "area", "file_bytes", "key"], ascending=[True, True, False, False, True])
+    kept: list[Any] = []
+    for row in order.itertuples():
+        of = next((one.key for one in kept if _is_copy(row, one, linked)), None)
+        if of is None:
+            kept.append(row)
+        verdict.loc[row.Index, ["decision", "copy_of"]] = (
+            ("kept: the best copy", np.nan) if of is None else ("dropped", of)
+        )
 
 
-def duplicate_links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:
+def _is_copy(row: Any, other: Any, linked: set[tuple[int, int]]) -> bool:
+    ends = (min(row.number, other.number), max(row.number, other.number))
+    return row.sha256 == other.sha256 or ends in linked
+
+
+def links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:
     """Row numbers, int64 [P, 2], of the duplicate pairs inside the training rows."""
     ends = pairs.loc[pairs["kind"] == DUPLICATE, ["row_1", "row_2"]].to_numpy(dtype=np.int64)
     train = (rows["split"] == "train").to_numpy()

@@ -1,5 +1,6 @@
 """What makes a folder of shards a shard set: its tables, its picture, its one-page summary and its manifest."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ SUMMARY = "summary.txt"
 
 
 def write_rejected(rows: pd.DataFrame, folder: Path) -> None:
-    """Write rejected.csv (image_name, path, reason): every image that cannot be used, in the order of the tables."""
+    """Write rejected.csv (image_name, file, reason): every image that cannot be used, in the order of the tables.
+
+    The file's name has no folder before it: the same download elsewhere makes the same set.
+    """
     bad = rows[rows["left_out"].str.startswith("cannot be used: ", na=False)]
     reasons = bad["left_out"].str.removeprefix("cannot be used: ")
-    table = pd.DataFrame({"image_name": bad["key"], "path": bad["path"], "reason": reasons})
+    table = pd.DataFrame({"image_name": bad["key"], "file": bad["path"].map(os.path.basename), "reason": reasons})
     with written_whole(folder / REJECTED) as out:
         out.write(table.to_csv(index=False).encode())
 
@@ -136,7 +140,8 @@ def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Counts of pairs, clusters and decisions."""
     views = pairs["kind"] == VIEW
     inside = (pairs["split_1"] == "train") & (pairs["split_2"] == "train") & ~views
-    across = (pairs["split_1"] != pairs["split_2"]) & (pairs[["split_1", "split_2"]] == "test").any(axis=1)
+    splits = pairs[["split_1", "split_2"]]
+    across = (splits == "train").any(axis=1) & (splits == "test").any(axis=1)
     found = int((inside & ~pairs["official"]).sum())
     lines = [
         f"duplicates: {inside.sum():,} pairs of training images, {found:,} of them found by likeness alone; "

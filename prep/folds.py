@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from configs.errors import UserError
 from configs.schema import FoldScheme
 from prep.csvfile import read_csv, whole_numbers
+from prep.tables import UNNAMED
 
 MOST_FOLDS = 100
 _ARCHIVES = ("BCN", "HAM", "MSK")
@@ -22,8 +23,8 @@ def assign_folds(
     """Fold of each row, int8 [N]: 0 to folds-1 for training rows, -1 for the others.
 
     Strata are the sub-source (their melanoma rates differ) times the target. All training rows take part, those
-    without an image too, so that a download with missing images gets the folds of a complete one. The scheme
-    `random` ignores the groups: for comparison only, its folds leak.
+    without an image too; where the groups come from the tables alone, so do the folds. The scheme `random` ignores the
+    groups: for comparison only, its folds leak.
     """
     fold = np.full(len(table), -1, dtype=np.int8)
     train = np.flatnonzero((table["split"] == "train").to_numpy())
@@ -45,10 +46,26 @@ def assign_folds(
     return fold
 
 
+def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> npt.NDArray[np.int8]:
+    """The folds of `base` groups, moved where larger `groups` join several of them: all take the fold of the largest.
+
+    So a link that only a picture shows moves the few rows it joins, and no others: whoever lacks this picture has the
+    same folds for the rest. Ties go to the first name.
+    """
+    train = np.flatnonzero(fold >= 0)
+    parts = pd.DataFrame({"fold": fold[train], "base": base.to_numpy()[train], "group": groups.to_numpy()[train]})
+    sizes = parts.groupby(["group", "base"], as_index=False).agg(size=("fold", "size"), fold=("fold", "first"))
+    first = sizes.sort_values(["group", "size", "base"], ascending=[True, False, True]).groupby("group")["fold"].first()
+    moved = fold.copy()
+    moved[train] = first[parts["group"]].to_numpy()
+    return moved
+
+
 def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The folds that an outside CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
 
-    Raises UserError where a training row is not in it, or the folds do not count from 0 without a gap.
+    Raises UserError where a training row is not in it, unless a master table leaves it out, or where the folds do not
+    count from 0 without a gap.
     """
     rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
     numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")
@@ -57,7 +74,7 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
         raise UserError(
             f"{csv}: its folds are {', '.join(map(str, used))}; wanted 0, 1, ... without a gap, two or more"
         )
-    train = table["split"] == "train"
+    train = (table["split"] == "train") & (table["left_out"] != UNNAMED)
     fold = table["key"].map(pd.Series(numbers.to_numpy(), index=rows["image_name"])).where(train, -1)
     absent = table["key"][fold.isna()]
     if len(absent):

@@ -75,8 +75,9 @@ class _Header:
 def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling) -> StoredImage:
     """Decode an image file, turn it upright, bring it to size x size and encode it as a baseline JPEG.
 
-    Every file is decoded whole; a JPEG at a reduced DCT scale where it is large. One that is upright,
-    baseline, three-channel and of the right size already is kept byte for byte. Raises BadImageError.
+    Every file is decoded whole; a JPEG at a reduced DCT scale where it is large, and a second time where more than 256
+    pixels are stored. One that is upright, baseline, three-channel and of the right size already is kept byte for byte.
+    Raises BadImageError.
     """
     header = _read_header(data)
     pixels, extent = _decode(data, header, _LOOK)

@@ -1,5 +1,6 @@
 """The merged master table, from the downloads to a CSV file."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def write_master(config: MergeConfig) -> str:
     out = Path(config.out)
     shared = {name: getattr(config, name) for name in ("isic2020", "isic2019", "folds", "seed", "workers")}
     prep = PrepConfig(**shared, duplicates="group", missing="skip", on_bad="skip")
-    rows = read_rows(prep)
+    rows = read_rows(prep, images=config.look)
+    rows["path"] = rows["path"].map(os.path.abspath, na_action="ignore")
     out.parent.mkdir(parents=True, exist_ok=True)
     if config.look:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".look-") as folder, Workers(prep.workers) as workers:

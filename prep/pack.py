@@ -51,12 +51,13 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedShard:
-    """A finished shard: bytes, SHA-256, and where each sample's JPEG lies in it (bytes from the start)."""
+    """A finished shard: bytes, SHA-256, that of its DALI index, and where each sample's JPEG lies in it, in bytes."""
 
     name: str
     digest: str
     bytes: int
     sha256: str
+    index_sha256: str
     offsets: tuple[int, ...]
 
 
@@ -71,13 +72,15 @@ def pack_shard(task: ShardTask) -> PackedShard:
         writer = _TarWriter(out)
         offsets = tuple(writer.add_sample(key, parts) for key, parts in _samples(task))
         writer.close()
+    index = writer.dali_index().encode()
     with written_whole(tar.with_suffix(".idx")) as out:
-        out.write(writer.dali_index().encode())
+        out.write(index)
     shard = PackedShard(
         name=task.name,
         digest=task.digest(),
         bytes=writer.offset,
         sha256=writer.sha256.hexdigest(),
+        index_sha256=hashlib.sha256(index).hexdigest(),
         offsets=offsets,
     )
     with written_whole(done) as out:
@@ -120,7 +123,8 @@ def _read_done(path: Path) -> PackedShard | None:
     try:
         record = json.loads(path.read_text())
         shard = PackedShard(**{**record, "offsets": tuple(record["offsets"])})
-        whole = file_sha256(path.with_name(f"{shard.name}.tar")) == shard.sha256
+        hashes = [file_sha256(path.with_name(f"{shard.name}.{ending}")) for ending in ("tar", "idx")]
+        whole = hashes == [shard.sha256, shard.index_sha256]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return shard if whole else None

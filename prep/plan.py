@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from configs.errors import UserError
@@ -20,10 +21,11 @@ from prep.stage import CHUNK, Encoding, StageTask, read_records, read_thumbs
 from prep.tables import OUTSIDE, merged_table, read_duplicate_pairs, read_extra
 
 
-def read_rows(config: PrepConfig) -> pd.DataFrame:
+def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
     """Every row of the tables with its image file (path, missing where there is none, file_bytes, changed_ns).
 
-    Raises UserError where the tables do not fit, or images are missing and may not be.
+    Raises UserError where the tables do not fit, or where images are missing and may not be; with `images` False, not
+    one has to be there.
     """
     folders = [Path(folder) if folder else None for folder in (config.isic2020, config.isic2019, config.master)]
     rows = merged_table(*folders)
@@ -34,10 +36,12 @@ def read_rows(config: PrepConfig) -> pd.DataFrame:
     rows = rows.join(find_pictures(rows))
     wanted = rows["left_out"].isna()
     absent = wanted & rows["path"].isna()
-    if absent.sum() == wanted.sum():
-        where = rows["file"].fillna(rows["folder"])[absent].iloc[0]
+    if not wanted.any():
+        raise UserError("the tables name no images: see to the CSV files")
+    if images and absent.sum() == wanted.sum():
+        where = rows["file"].fillna(rows["folder"] + os.sep + rows["key"])[absent].iloc[0]
         raise UserError(f"none of the {wanted.sum():,} images of the tables was found, {where} for one")
-    if absent.any() and config.missing == "fail":
+    if images and absent.any() and config.missing == "fail":
         names = ", ".join(rows["key"][absent].head(10))
         raise UserError(
             f"{absent.sum():,} of {wanted.sum():,} images of the tables are missing in the folders, first {names}; "
@@ -129,19 +133,24 @@ def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, folder: Path) ->
 def decided(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> pd.DataFrame:
     """The rows with group, fold, duplicate_cluster, duplicate_decision and, for the copies that go, left_out."""
     verdict = duplicates.decide(rows, pairs, config.duplicates)
-    links = duplicates.duplicate_links(rows, pairs)
-    groups = duplicates.group_names(rows, links)
-    rows = rows.assign(
-        group=groups, duplicate_cluster=verdict["cluster"], duplicate_decision=verdict["decision"], fold=np.int8(-1)
-    )
+    groups = duplicates.group_names(rows, duplicates.links(rows, pairs))
+    rows = rows.assign(group=groups, duplicate_cluster=verdict["cluster"], duplicate_decision=verdict["decision"])
     if config.folds_file:
         rows["fold"] = folds.read_folds(Path(config.folds_file), rows)
     else:
-        apart = duplicates.group_names(rows, links[:0]) if config.duplicates == "keep" else groups
-        rows["fold"] = folds.assign_folds(rows, apart, folds=config.folds, seed=config.seed, scheme=config.fold_scheme)
+        rows["fold"] = own_folds(rows, pairs, config)
     copies = verdict["copy_of"].notna()
     rows.loc[copies, "left_out"] = "duplicate of " + verdict["copy_of"][copies]
     return shuffled(rows, config.seed)
+
+
+def own_folds(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> npt.NDArray[np.int8]:
+    """Our fold of each row, int8 [N]: made from what the tables know, then moved where pictures join more."""
+    ignored = config.duplicates == "keep"
+    official = duplicates.links(rows, pairs[pairs["official"] & (not ignored)])
+    base = duplicates.group_names(rows, official)
+    fold = folds.assign_folds(rows, base, folds=config.folds, seed=config.seed, scheme=config.fold_scheme)
+    return fold if ignored or config.fold_scheme == "random" else folds.follow(fold, base, rows["group"])
 
 
 def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:

@@ -6,7 +6,10 @@ in chunks (STEM.jpgs, one after the other) until `prep/pack.py` sorts them into 
 
 import hashlib
 import json
+import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -113,25 +116,32 @@ def stage_chunk(task: StageTask) -> int:
 
 def read_records(stem: str) -> np.ndarray:
     """The records of a finished chunk, RECORD [N]."""
-    with np.load(f"{stem}.npz") as found:
+    with _opened(stem) as found:
         return np.asarray(found["records"])
 
 
 def read_thumbs(stem: str) -> np.ndarray:
     """The small pictures of a finished chunk, uint8 [N, 32, 32]."""
-    with np.load(f"{stem}.npz") as found:
+    with _opened(stem) as found:
         return np.asarray(found["thumbs"])
+
+
+@contextmanager
+def _opened(stem: str) -> Iterator[Any]:
+    # numpy leaves a file open that is no archive, as one is after a power cut.
+    with Path(f"{stem}.npz").open("rb") as file, np.load(file) as found:
+        yield found
 
 
 def _is_made(task: StageTask, digest: str) -> bool:
     """Whether an earlier run made this chunk. One with an image that could not be used is made anew: it may have been
     mended, its rights included, without another size or time."""
     try:
-        with np.load(f"{task.stem}.npz") as found:
+        with _opened(task.stem) as found:
             if str(found["digest"]) != digest:
                 return False
             records = found["records"]
             size = int(records["length"].sum())
             return not records["reason"].any() and Path(f"{task.stem}.jpgs").stat().st_size == size
-    except (OSError, ValueError, KeyError, EOFError):  # absent, or torn by a power cut
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or torn by a power cut
         return False

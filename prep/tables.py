@@ -15,7 +15,7 @@ import pandas as pd
 
 from configs.errors import UserError
 from prep import layout
-from prep.csvfile import HEADERS, ages, read_csv, require_rows, whole_numbers, words
+from prep.csvfile import NAME, ages, read_csv, require_rows, whole_numbers, words
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
@@ -23,6 +23,8 @@ COLUMNS = (
     *("key", "source", "split", "target", "diagnosis", "patient", "lesion", "sex", "age", "site"),
     *("folder", "file", "left_out"),
 )
+UNNAMED = "not in the master table"
+"""Why a training row is left out that a master table does not name."""
 OUTSIDE = 0
 """The source of an outside set's rows."""
 
@@ -57,9 +59,6 @@ def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | No
     twice = table["key"][table["key"].duplicated()]
     if len(twice):
         raise UserError(f"{len(twice)} image names occur in two tables, first {twice.iloc[0]!r}: remove one of each")
-    dotted = table["key"][table["key"].str.contains(r"[./\\]", regex=True)]
-    if len(dotted):
-        raise UserError(f"image name {dotted.iloc[0]!r} holds a dot or a slash: give names without file endings")
     return table
 
 
@@ -104,7 +103,10 @@ def read_2019(folder: Path) -> pd.DataFrame:
         else:
             rows = read_csv(resized, _KEY | _PERSON | _LABEL)
             lesions = read_csv(meta_csv, {"image": ["image"]} | _LESION).set_index("image")["lesion_id"]
-            rows["lesion_id"] = rows["image_name"].map(lesions)
+            full = rows["image_name"].where(rows["image_name"].isin(lesions.index), rows["image_name"] + "_downsampled")
+            known = f"an image of {meta_csv.name}"
+            require_rows(full.isin(lesions.index), rows["image_name"], resized, "image_name", known)
+            rows["lesion_id"] = full.map(lesions)
         return _typed(rows, resized, source=2019, split="train", folder=images)
     csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
     truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
@@ -116,11 +118,12 @@ def read_2019(folder: Path) -> pd.DataFrame:
         absent = left["image"][~left["image"].isin(right["image"])]
         if len(absent):
             raise UserError(f"{place}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
-    rows = truth[["image"]].merge(meta, on="image", validate="one_to_one").rename(columns={"image": "image_name"})
-    rows.attrs[HEADERS] = meta.attrs[HEADERS]
-    rows["diagnosis"] = np.array(_CLASSES_OF_2019)[onehot.argmax(axis=1)]
-    rows["target"] = onehot[:, 0].astype(np.int8)
-    return _typed(rows, meta_csv, source=2019, split="train", folder=images)
+    hot = pd.Series(onehot.argmax(axis=1), index=truth["image"])
+    rows = meta.rename(columns={"image": "image_name"})
+    rows["diagnosis"] = np.array(_CLASSES_OF_2019)[hot[rows["image_name"]]]
+    rows["target"] = (hot[rows["image_name"]] == 0).to_numpy(dtype=np.int8)
+    typed = _typed(rows, meta_csv, source=2019, split="train", folder=images)
+    return typed.set_index("key").loc[truth["image"]].rename_axis("key").reset_index()
 
 
 def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
@@ -151,9 +154,9 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
     ):
         require_rows(good, rows[column], csv, column, wanted)
     path = table["key"].map(_paths(rows["filepath"], csv).set_axis(rows["image_name"]))
-    unnamed = (table["split"] == "train") & path.isna()
-    reason = pd.Series("not in the master table", table.index, dtype="str").where(unnamed)
-    return table.assign(file=path.astype("str"), left_out=reason)
+    train_rows = table["split"] == "train"
+    reason = pd.Series(UNNAMED, table.index, dtype="str").where(train_rows & ~table["key"].isin(rows["image_name"]))
+    return table.assign(file=path.astype("str"), folder=table["folder"].mask(train_rows), left_out=reason)
 
 
 def read_extra(csv: Path, split: str) -> pd.DataFrame:
@@ -163,12 +166,14 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     """
     columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
     columns |= {"diagnosis": ["diagnosis"]} | _PERSON
-    rows = read_csv(csv, columns, optional=[name for name in columns if name not in ("image", "target")])
+    optional = [name for name in columns if name not in ("image", "target")]
+    rows = read_csv(csv, columns, optional, pattern=".+")
     paths = rows["image"].map(lambda name: str(csv.parent / name))
     exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
     stems = rows["image"].map(lambda name: Path(name).stem if name.lower().endswith(layout.ENDINGS) else name)
     require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, its folder aside")
-    require_rows(~stems.str.contains(r"[./\\]", regex=True), rows["image"], csv, "image", "names without dots")
+    wanted = "a file name of letters, digits, - and _, and one of " + ", ".join(layout.ENDINGS)
+    require_rows(stems.str.fullmatch(NAME), rows["image"], csv, "image", wanted)
     group = "extra_" + rows["group"]
     renamed = rows.assign(image_name=stems, patient_id=group, lesion_id=np.nan)
     typed = _typed(renamed, csv, source=OUTSIDE, split=split, folder=str(csv.resolve().parent))
@@ -210,8 +215,13 @@ def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str
 
 
 def _paths(files: pd.Series, csv: Path) -> pd.Series:
-    """Paths as a master CSV gives them: absolute, relative to the CSV, or relative to where the command runs."""
-    require_rows(files.notna(), files, csv, "filepath", "the path of an image")
-    beside = files.map(lambda name: os.path.join(csv.parent, name))  # noqa: PTH118  as above
-    near = os.path.exists(beside.iloc[0])  # noqa: PTH110
-    return beside if near else files
+    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to where the command runs.
+
+    A row without a path is one whose image is not there.
+    """
+
+    def found(name: str) -> str:
+        beside = os.path.join(csv.parent, name)  # noqa: PTH118  a Path for each of 10 million files is slow
+        return beside if os.path.exists(beside) else name  # noqa: PTH110
+
+    return files.map(found, na_action="ignore").astype("str")

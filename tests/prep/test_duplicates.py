@@ -127,7 +127,7 @@ def rows_of(config: PrepConfig) -> pd.DataFrame:
     return pd.read_parquet(Path(config.out) / "samples.parquet").set_index("key")
 
 
-def test_the_largest_copy_stays_where_the_labels_agree(config: PrepConfig) -> None:
+def test_the_best_copy_stays_where_the_labels_agree(config: PrepConfig) -> None:
     # 2020's patients 1 and 2 are benign, and so is 2019's lesion 1; the copies cross patients and years.
     copy_picture(config, "ISIC_0000002", "ISIC_0000005", scale=2)
     copy_picture(config, "ISIC_0000002", "ISIC_1000004", scale=1.5)
@@ -143,7 +143,7 @@ def test_the_largest_copy_stays_where_the_labels_agree(config: PrepConfig) -> No
     build(config)
     rows = rows_of(config)
     assert rows.loc[cluster, "left_out"].fillna("").tolist() == [of_it := "duplicate of ISIC_0000005", "", of_it]
-    assert rows.loc[cluster, "duplicate_decision"].tolist() == ["dropped", "kept: the largest copy", "dropped"]
+    assert rows.loc[cluster, "duplicate_decision"].tolist() == ["dropped", "kept: the best copy", "dropped"]
     assert set(rows.loc[cluster, "duplicate_cluster"]) == {"ISIC_0000002"}
     assert rows["left_out"].notna().sum() == 2
     # What the dropped ones join stays together: both patients and the lesion.
@@ -180,6 +180,29 @@ def test_views_of_one_2019_lesion_are_grouped_and_never_dropped(config: PrepConf
     pairs = pd.read_csv(Path(config.out) / "duplicates.csv").set_index("image_name_1")
     assert pairs.loc["ISIC_1000003", "kind"] == "view of one lesion"
     assert pairs.loc["ISIC_1000009", "kind"] == "duplicate"
+
+
+def test_views_stay_also_where_a_third_picture_is_a_copy_of_both(config: PrepConfig) -> None:
+    copy_picture(config, "ISIC_1000003", "ISIC_1000004")
+    copy_picture(config, "ISIC_1000003", "ISIC_0000011", scale=3)
+    build(config)
+    rows = rows_of(config)
+    trio = ["ISIC_0000011", "ISIC_1000003", "ISIC_1000004"]
+    assert rows.loc[trio, "left_out"].fillna("").tolist() == ["duplicate of ISIC_1000003", "", ""]
+    assert rows.loc[trio, "fold"].nunique() == 1
+
+
+def test_a_picture_that_is_not_there_moves_no_folds_but_its_own(config: PrepConfig) -> None:
+    copy_picture(config, "ISIC_0000041", "ISIC_1000021")
+    build(config)
+    whole = rows_of(config)
+    path_of(config, "ISIC_1000021").unlink()
+    other = replace(config, missing="skip", out=config.out + "-other")
+    build(other)
+    moved = whole.index[whole["fold"] != rows_of(other)["fold"][whole.index]]
+    joined = whole.loc["ISIC_0000041", "group"]
+    assert whole.loc["ISIC_1000021", "group"] == joined
+    assert set(whole.loc[moved, "group"]) <= {joined}
 
 
 def test_a_test_image_is_listed_beside_its_copy_and_never_dropped(config: PrepConfig) -> None:
@@ -224,6 +247,11 @@ def test_an_outside_assignment_that_leaks_fails_and_makes_no_set(config: PrepCon
     assert not Path(theirs.out).exists()
 
 
+def test_an_outside_assignment_and_a_scheme_of_ours_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="--folds-file brings its own folds"):
+        PrepConfig(isic2020=".", folds_file="folds.csv", fold_scheme="random")
+
+
 def test_random_folds_are_stamped_unsafe(config: PrepConfig) -> None:
     build(replace(config, fold_scheme="random"))
     assert str(read_manifest(Path(config.out)).unsafe).startswith("made with --fold-scheme random: ")
@@ -261,6 +289,23 @@ def test_an_outside_set_is_a_split_of_its_own_and_its_overlap_is_said(config: Pr
     assert check_set(Path(config.out), quick=False, workers=1) == []
 
 
+def test_ours_stays_where_an_outside_copy_of_it_is_trained_on(config: PrepConfig, tmp_path: Path) -> None:
+    csv = write_extra(config, tmp_path / "clinic")
+    with Image.open(path_of(config, "ISIC_0000021")) as image:
+        image.resize((800, 600), Image.Resampling.LANCZOS).save(tmp_path / "clinic" / "photos" / "d.png")
+    build(replace(config, extra=str(csv), extra_role="train"))
+    assert rows_of(config).loc["d", "left_out"] == "duplicate of ISIC_0000021"
+
+
+def test_an_outside_image_whose_name_breaks_an_index_is_refused(config: PrepConfig, tmp_path: Path) -> None:
+    csv = write_extra(config, tmp_path / "clinic")
+    csv.write_text(csv.read_text().replace("photos/b.png", "photos/my mole.png"))
+    with pytest.raises(
+        UserError, match=r"extra\.csv line 3, column image: 'photos/my mole\.png', wanted a file name of"
+    ):
+        build(replace(config, extra=str(csv)))
+
+
 def test_an_outside_set_may_join_the_training(config: PrepConfig, tmp_path: Path) -> None:
     config = replace(config, extra=str(write_extra(config, tmp_path / "clinic")), extra_role="train")
     build(config)
@@ -268,4 +313,4 @@ def test_an_outside_set_may_join_the_training(config: PrepConfig, tmp_path: Path
     extra = rows[(rows["source"] == 0) & (rows["key"] != "ISIC_0000001")].set_index("key")
     assert set(extra["split"]) == {"train"}
     assert extra.loc[["a", "b"], "fold"].nunique() == 1
-    assert extra.loc["d", "duplicate_decision"] == "kept: the largest copy"
+    assert extra.loc["d", "duplicate_decision"] == "dropped"

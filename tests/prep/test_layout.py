@@ -175,6 +175,14 @@ def test_a_resized_2019_set_without_lesion_ids_is_refused(downloads: tuple[Path,
         merged_table(None, folder)
     shutil.copy(downloads[1] / META_2019, folder)
     assert merged_table(None, folder)["lesion"].notna().sum() == table["lesion_id"].ne("").sum()
+    bare = table.assign(image_name=table["image_name"].str.removesuffix("_downsampled")).drop(columns="lesion_id")
+    bare.to_csv(folder / "train.csv", index=False)
+    assert merged_table(None, folder)["lesion"].notna().sum() == table["lesion_id"].ne("").sum()
+    bare.replace("ISIC_1000001", "ISIC_7").to_csv(folder / "train.csv", index=False)
+    with pytest.raises(
+        UserError, match=r"train\.csv line 3, column image_name: 'ISIC_7', wanted an image of ISIC_2019"
+    ):
+        merged_table(None, folder)
 
 
 def test_a_name_with_two_pictures_is_refused(downloads: tuple[Path, Path], tmp_path: Path) -> None:
@@ -262,6 +270,64 @@ def test_training_rows_that_the_master_does_not_name_are_left_out(
     assert (rows["split"] == "test").sum() == 9
 
 
+def test_a_master_with_missing_images_is_taken_as_a_partial_download(
+    downloads: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in downloads:
+        shutil.copytree(source, tmp_path / source.name)
+    (tmp_path / "2020/jpeg/train/ISIC_0000000.jpg").unlink()
+    monkeypatch.chdir(tmp_path)
+    write_master(MergeConfig(isic2020="2020", isic2019="2019", out="m.csv", folds=3))
+    monkeypatch.chdir("/")
+    rows = read_rows(PrepConfig(master=str(tmp_path / "m.csv"), missing="skip"))
+    assert rows["key"][rows["left_out"].notna()].tolist() == ["ISIC_0000000"]
+    with pytest.raises(UserError, match="1 of 140 images of the tables are missing"):
+        read_rows(PrepConfig(master=str(tmp_path / "m.csv")))
+
+
+def test_paths_of_a_master_are_looked_for_one_by_one(
+    downloads: tuple[Path, Path], tmp_path: Path, master: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(master)
+    inside = table["filepath"].map(lambda path: str(Path(path).relative_to(downloads[0].parent)))
+    table.assign(filepath=inside.where(table.index > 0, "not/there.jpg")).to_csv(tmp_path / "m.csv", index=False)
+    (tmp_path / "2020").symlink_to(downloads[0])
+    monkeypatch.chdir(downloads[0].parent)  # 2020 lies beside the CSV, 2019 only here
+    rows = read_rows(PrepConfig(master=str(tmp_path / "m.csv"), missing="skip"))
+    assert rows["left_out"].notna().sum() == 1
+
+
+def test_the_tables_alone_suffice_for_a_master(downloads: tuple[Path, Path], tmp_path: Path, master: Path) -> None:
+    for source in downloads:
+        (tmp_path / source.name).mkdir()
+        for csv_file in source.glob("*.csv"):
+            shutil.copy(csv_file, tmp_path / source.name)
+    out = tmp_path / "m.csv"
+    write_master(MergeConfig(isic2020=str(tmp_path / "2020"), isic2019=str(tmp_path / "2019"), out=str(out), folds=3))
+    table = pd.read_csv(out)
+    assert table["filepath"].isna().all()
+    assert table["fold"].tolist() == pd.read_csv(master)["fold"].tolist()
+
+
+def test_a_folds_file_has_to_know_the_masters_rows_only(
+    downloads: tuple[Path, Path], tmp_path: Path, master: Path
+) -> None:
+    part = pd.read_csv(master).iloc[10:]
+    part.to_csv(tmp_path / "master.csv", index=False)
+    config = PrepConfig(
+        isic2020=str(downloads[0]),
+        isic2019=str(downloads[1]),
+        master=str(tmp_path / "master.csv"),
+        folds_file=str(tmp_path / "master.csv"),
+        out=str(tmp_path / "set"),
+        size=64,
+        workers=1,
+    )
+    build(config)
+    manifest = read_manifest(tmp_path / "set")
+    assert (manifest.samples, manifest.options["folds"]) == (139, 3)
+
+
 def test_a_whole_master_alone_suffices(tmp_path: Path, master: Path) -> None:
     rows = read_rows(PrepConfig(master=str(master)))
     assert len(rows) == 140
@@ -277,7 +343,6 @@ def test_a_whole_master_alone_suffices(tmp_path: Path, master: Path) -> None:
         ("target", 1, "column target: '1', wanted the target of the download's table"),
         ("year", 2019, "column year: '2019', wanted the year of the download's table"),
         ("image_name", "ISIC_9", "column image_name: 'ISIC_9', wanted an image of the downloads' training tables"),
-        ("filepath", None, "column filepath: nan, wanted the path of an image"),
     ],
 )
 def test_a_master_that_contradicts_the_tables_names_the_line(

@@ -156,6 +156,39 @@ def test_a_torn_record_of_a_shard_only_costs_this_shard(
     assert digest(Path(config.out)) == digest(shard_folder)
 
 
+def test_a_torn_chunk_or_index_only_costs_itself(
+    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prep.build as building
+
+    monkeypatch.setattr(building, "write_set", lambda *_, **__: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception):
+        build(config)
+    monkeypatch.undo()
+    partial = Path(config.out + ".partial")
+    chunks, indexes = sorted((partial / "stage").glob("*.npz")), sorted(partial.glob("*.idx"))
+    chunks[0].write_bytes(chunks[0].read_bytes()[:500])
+    (partial / "stage" / "000001.jpgs").write_bytes(b"")
+    indexes[0].write_bytes(b"")
+    indexes[1].unlink()
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
+def test_a_manifest_that_another_run_left_vouches_for_nothing(
+    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prep.build as building
+
+    for options, last in (({}, "publish"), ({"quality": 60}, "write_set")):
+        monkeypatch.setattr(building, last, lambda *_, **__: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            build(replace(config, **options))
+        monkeypatch.undo()
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
 def without(downloads: tuple[Path, Path], tmp_path: Path, damage: dict[str, bytes | None]) -> Path:
     """A copy of the 2020 download in which images are replaced (bytes) or removed (None)."""
     folder = tmp_path / "2020"

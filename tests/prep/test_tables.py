@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from configs.errors import UserError
@@ -56,6 +57,12 @@ def edited(downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, ne
         ("train.csv", "60.0", "old", "column age_approx: 'old'"),
         ("train.csv", "male", "m", "column sex: 'm'"),
         ("train.csv", "ISIC_0000003,", ",", "an image name in every row"),
+        (
+            "train.csv",
+            "ISIC_0000003,",
+            "ISIC_0000003.jpg,",
+            "'ISIC_0000003.jpg', wanted a name of letters, digits, - and _",
+        ),
         ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "image_name: 'ISIC_0000004', wanted each name once"),
         ("test.csv", "sex,", "gender,", "lacks the column sex"),
     ],
@@ -94,6 +101,24 @@ def test_the_row_named_is_the_line_of_the_file(downloads: tuple[Path, Path], tmp
     line = next(number for number, text in enumerate(lines, start=1) if text.endswith(",7"))
     with pytest.raises(UserError, match=rf"train\.csv line {line},"):
         read_2020(folder)
+
+
+def test_blank_lines_and_another_order_of_the_tables_do_not_change_the_line_that_is_named(
+    downloads: tuple[Path, Path], tmp_path: Path
+) -> None:
+    name = "ISIC_2019_Training_Metadata.csv"
+    for csv in downloads[1].glob("*.csv"):
+        (tmp_path / csv.name).write_text(csv.read_text())
+    header, *lines = (tmp_path / name).read_text().splitlines()
+    lines = [header, *reversed(lines)]
+    lines[5] = lines[5].replace("male", "m")
+    (tmp_path / name).write_text("\n".join([*lines[:3], "", *lines[3:]]) + "\n")
+    with pytest.raises(UserError, match=rf"{name} line 7, column sex: 'm'"):
+        read_2019(tmp_path)
+    (tmp_path / name).write_text("\n".join([*lines[:3], "", *lines[3:]]).replace(",m\n", ",male\n") + "\n")
+    pd.testing.assert_frame_equal(
+        read_2019(tmp_path).drop(columns="folder"), read_2019(downloads[1]).drop(columns="folder")
+    )
 
 
 def test_no_such_folder_names_the_option(tmp_path: Path) -> None:
