@@ -38,7 +38,7 @@ OPTIONS = (
 )
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
 _FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
-_PLACES = ("chunk", "staged_offset", "length", "crc32")
+_STAGED = ("chunk", "staged_offset", "length", "crc32")
 _STAGE = "stage"
 _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, REJECTED, DUPLICATES, OVERVIEW, SUMMARY)
 
@@ -108,12 +108,12 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, stage: Path, workers: W
 
 def shard_tasks(rows: pd.DataFrame, samples_per_shard: int, folder: Path, stage: Path) -> Iterator[ShardTask]:
     """Cut the kept rows into shards of one split and one fold each."""
-    kept = rows[rows["left_out"].isna()]
+    kept = rows.loc[rows["left_out"].isna(), [*_FACTS, *_STAGED]]
     for (split, fold), part in kept.groupby(["split", "fold"], sort=False):
         stem = f"train-fold{fold}" if split == "train" else str(split)
         for number, start in enumerate(range(0, len(part), samples_per_shard)):
             members = part.iloc[start : start + samples_per_shard]
-            places = zip(*(members[name].tolist() for name in _PLACES), strict=True)
+            places = zip(*(members[name].tolist() for name in _STAGED), strict=True)
             yield ShardTask(
                 folder=str(folder),
                 name=f"{stem}-{number:06d}",

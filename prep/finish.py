@@ -111,7 +111,8 @@ def summary(
     rows: pd.DataFrame, pairs: pd.DataFrame, encoder: dict[str, Any], unsafe: str | None, overlap: str | None
 ) -> str:
     """One page for a person: what is in the set, what is not and why, and whether its folds can be trusted."""
-    kept = rows[rows["left_out"].isna()]
+    read = ["split", "target", "copied", "group", "sex", "age", "site", "patient", "lesion"]
+    kept = rows.loc[rows["left_out"].isna(), read]
     train = kept[kept["split"] == "train"]
     size = encoder["size"]
     lines = [

@@ -84,14 +84,14 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
 
 def leaking_groups(rows: pd.DataFrame) -> list[str]:
     """The groups whose kept training rows lie in several folds, sorted. Reads left_out, split, group and fold."""
-    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    kept = rows.loc[rows["left_out"].isna() & (rows["split"] == "train"), ["group", "fold"]]
     spread = kept.groupby("group")["fold"].nunique()
     return sorted(spread.index[spread > 1])
 
 
 def fold_table(rows: pd.DataFrame) -> str:
     """Kept training rows by fold, sub-source and target, as text: images and, in brackets, melanomas."""
-    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    kept = rows.loc[rows["left_out"].isna() & (rows["split"] == "train"), ["fold", "subsource", "target"]]
     names = sorted(kept["subsource"].unique())
     lines = ["fold " + "".join(f"{name:>16}" for name in names) + f"{'all':>16}"]
     for fold, part in kept.groupby("fold"):

@@ -18,6 +18,7 @@ from prep.files import written_whole
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
+_ROWS_AT_A_TIME = 8192
 
 _VECTOR = pa.list_(pa.float32(), 11)
 SAMPLE_SCHEMA = pa.schema(
@@ -94,29 +95,33 @@ class Manifest:
 
 def count_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Kept rows by source, split, fold and target."""
-    kept = rows[rows["left_out"].isna()]
-    sizes = kept.groupby(["source", "split", "fold", "target"]).size().reset_index(name="samples")
+    by = ["source", "split", "fold", "target"]
+    sizes = rows.loc[rows["left_out"].isna(), by].groupby(by).size().reset_index(name="samples")
     return [{str(name): value for name, value in row.items()} for row in sizes.to_dict("records")]
 
 
 def labels_digest(rows: pd.DataFrame) -> str:
     """SHA-256 of the lines key,fold,target of the kept training rows, sorted."""
-    kept = rows[rows["left_out"].isna() & (rows["split"] == "train")]
+    kept = rows.loc[rows["left_out"].isna() & (rows["split"] == "train"), ["key", "fold", "target"]]
     lines = kept["key"] + "," + kept["fold"].astype(str) + "," + kept["target"].astype(str)
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
-    """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows.
+    """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows, some at a time.
 
     `vectors` are the columns that hold vectors, float32 [n, 11] of the first n rows; those of the others are null.
     """
-    arrays = [
-        _vectors(vectors[field.name], len(rows)) if field.name in vectors else _column(rows[field.name], field.type)
-        for field in SAMPLE_SCHEMA
-    ]
-    with written_whole(path) as out:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), out)
+    with written_whole(path) as out, pq.ParquetWriter(out, SAMPLE_SCHEMA) as writer:
+        for start in range(0, len(rows), _ROWS_AT_A_TIME):
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            arrays = [
+                _vectors(vectors[field.name][part], len(rows.iloc[part]))
+                if field.name in vectors
+                else _column(rows[field.name].iloc[part], field.type)
+                for field in SAMPLE_SCHEMA
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
