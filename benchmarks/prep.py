@@ -68,7 +68,13 @@ def main(argv: Sequence[str]) -> None:
     record = {
         "what": "prep: small originals beside a bare loop, large ones beside Pillow, memory of whole builds",
         **environment(),
-        "config": asdict(config) | {"workers": workers} | {"encoding": _ENCODING.described()},
+        "config": {
+            "images": config.images,
+            "rounds": config.rounds,
+            "builds": list(config.builds),
+            "workers": workers,
+            "encoding": _ENCODING.described(),
+        },
         "small": small_originals(config, workers),
         "large": large_originals(config),
         "memory": [whole_build(images, workers) for images in config.builds],
@@ -244,9 +250,12 @@ def _memory(pid: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
+    """The processes below one, without those that are about to start another program and still show our memory."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return [int(child) for child in listed if Path(f"/proc/{child}/cmdline").read_bytes() != own]
+    except OSError:  # one has just ended: this look does not count
         return []
 
 

@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
         argv = ["--shards", *argv]
     config = parse(VerifyConfig, argv, prog="python prep/verify.py", description=(__doc__ or "").split("\n")[0])
     from prep.check import check_set  # after the parsing, so that --help answers at once
+    from prep.manifest import read_manifest
 
     damage = check_set(Path(config.shards), quick=config.quick, workers=config.workers)
     for line in damage:
@@ -31,6 +32,9 @@ def main(argv: Sequence[str]) -> None:
         )
         sys.exit(1)
     print(f"{config.shards}: sound ({'hashes' if config.quick else 'hashes, every sample, folds'})")
+    unsafe = read_manifest(Path(config.shards)).unsafe
+    if unsafe:
+        print(f"warning: it was {unsafe}")
 
 
 if __name__ == "__main__":

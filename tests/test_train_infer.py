@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 import simplejpeg
 import torch
 import yaml
-from conftest import write_isic2020
+from conftest import write_isic2020, write_jpeg
 from sklearn.metrics import roc_auc_score
 
 import infer
@@ -294,6 +295,27 @@ def test_no_member_and_no_test_rows_are_said(
     build(PrepConfig(isic2019=str(downloads[1]), out=str(tmp_path / "set"), size=64, folds=3, workers=1))
     with pytest.raises(UserError, match="no test images"):
         infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
+
+
+def test_an_outside_set_gets_files_of_its_own_and_an_unsafe_set_is_said(
+    runs: Path, downloads: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        write_jpeg(tmp_path / "clinic" / f"mole{number}.jpg", 30_000 + number)
+    lines = [f"mole{number}.jpg,{number % 2}" for number in range(4)]
+    (tmp_path / "clinic" / "extra.csv").write_text("\n".join(["image,target", *lines]) + "\n")
+    isic2020, isic2019 = map(str, downloads)
+    config = PrepConfig(isic2020=isic2020, isic2019=isic2019, out=str(tmp_path / "set"), size=64, folds=3, workers=1)
+    build(replace(config, extra=str(tmp_path / "clinic" / "extra.csv"), fold_scheme="random"))
+    capsys.readouterr()
+    train.main(tiny(tmp_path / "set", tmp_path / "runs", "--epochs", "1"))
+    assert "set was made with --fold-scheme random" in capsys.readouterr().out
+    places = ["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    infer.main([*places, "--split", "extra", "--ensemble"])
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["extra_ensemble.csv", "extra_tiny_fold0.csv", "extra_tiny_fold1.csv"]
+    table = pd.read_csv(tmp_path / "out" / "extra_ensemble.csv")
+    assert table["image_name"].tolist() == ["mole0", "mole1", "mole2", "mole3"]
 
 
 @pytest.mark.gpu
