@@ -209,7 +209,13 @@ def test_on_a_terminal_a_live_line_shows_speed_loss_auc_and_wait(shard_folder: P
 def test_ctrl_c_ends_in_one_word(placement: str, shard_folder: Path, tmp_path: Path) -> None:
     words = tiny(shard_folder, tmp_path, "--epochs", "1000", "--patience", "0", "--loader.placement", placement)
     process = subprocess.Popen(
-        [sys.executable, "-u", "train.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", "train.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that started these tests in the background made them, and with them the command, deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("epoch 1/1000")
