@@ -51,7 +51,8 @@ def test_real_originals_become_what_pillow_makes_of_them(isic_sample: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about headers
-def test_every_odd_file_becomes_what_pillow_makes_of_it_or_is_refused(isic_sample: Path) -> None:
+@pytest.mark.parametrize("size", [64, 256])
+def test_every_odd_file_becomes_what_pillow_makes_of_it_or_is_refused(isic_sample: Path, size: int) -> None:
     with (isic_sample / "odd" / "manifest.csv").open() as file:
         listed = list(csv.DictReader(file))
     assert len(listed) == 173
@@ -59,13 +60,13 @@ def test_every_odd_file_becomes_what_pillow_makes_of_it_or_is_refused(isic_sampl
     for row in listed:
         data = (isic_sample / "odd" / row["file"]).read_bytes()
         try:
-            stored = store_image(data, size=64)
+            stored = store_image(data, size=size)
         except BadImageError as error:
             refused[row["file"]] = str(error)
             continue
         assert row["pillow_decode"] == "ok", f"{row['file']} was taken, though Pillow says {row['pillow_decode']}"
         # The resize is ours on both sides: what is compared is decoding, orientation and colour.
-        theirs = simplejpeg.encode_jpeg(fitted(np.asarray(upright(data)), 64, "squash"), 96, colorsubsampling="420")
+        theirs = simplejpeg.encode_jpeg(fitted(np.asarray(upright(data)), size, "squash"), 96, colorsubsampling="420")
         assert np.abs(decoded(stored.jpeg) - decoded(theirs)).mean() <= 2, row["file"]
         assert (stored.width, stored.height) == upright(data).size
     assert all(refused.values())
