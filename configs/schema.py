@@ -59,7 +59,7 @@ class PrepConfig:
     subsampling: Subsampling = "4:2:0"
     """Chroma subsampling of the stored images; 4:4:4 takes a quarter more space and time to decode."""
     duplicates: DuplicatePolicy = "drop"
-    """What to do with training images that occur twice: drop all but the largest where their labels agree; group: keep
+    """What to do with training images that occur twice: drop all but the best where their labels agree; group: keep
     them, in one fold; keep: let the folds ignore them, which leaks (for comparison only)."""
     folds: int = 5
     """Number of cross-validation folds (2 to 100); those of --folds-file are counted."""

@@ -126,15 +126,22 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     assert not partial.exists()
 
 
+def killed_before(step: str, config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that ends where `step` of prep.build would have begun."""
+    import prep.build as building
+
+    monkeypatch.setattr(building, step, lambda *_, **__: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception):
+        build(config)
+    monkeypatch.undo()
+
+
 def test_a_set_that_only_lacked_its_name_gets_it(
     config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import prep.build as building
 
-    monkeypatch.setattr(building, "publish", lambda *_: pytest.fail("killed here"))
-    with pytest.raises(pytest.fail.Exception):
-        build(config)
-    monkeypatch.undo()
+    killed_before("publish", config, monkeypatch)
     monkeypatch.setattr(building, "make", lambda *_: pytest.fail("made again"))
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
@@ -143,12 +150,8 @@ def test_a_set_that_only_lacked_its_name_gets_it(
 def test_a_torn_record_of_a_shard_only_costs_this_shard(
     config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import prep.build as building
 
-    monkeypatch.setattr(building, "write_set", lambda *_, **__: pytest.fail("killed here"))
-    with pytest.raises(pytest.fail.Exception):
-        build(config)
-    monkeypatch.undo()
+    killed_before("write_set", config, monkeypatch)
     records = sorted(Path(config.out + ".partial").glob("*.done.json"))
     records[0].write_text("")
     records[1].write_text('{"name": "half')
@@ -159,12 +162,8 @@ def test_a_torn_record_of_a_shard_only_costs_this_shard(
 def test_a_torn_chunk_or_index_only_costs_itself(
     config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import prep.build as building
 
-    monkeypatch.setattr(building, "write_set", lambda *_, **__: pytest.fail("killed here"))
-    with pytest.raises(pytest.fail.Exception):
-        build(config)
-    monkeypatch.undo()
+    killed_before("write_set", config, monkeypatch)
     partial = Path(config.out + ".partial")
     chunks, indexes = sorted((partial / "stage").glob("*.npz")), sorted(partial.glob("*.idx"))
     chunks[0].write_bytes(chunks[0].read_bytes()[:500])
@@ -178,13 +177,9 @@ def test_a_torn_chunk_or_index_only_costs_itself(
 def test_a_manifest_that_another_run_left_vouches_for_nothing(
     config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import prep.build as building
 
-    for options, last in (({}, "publish"), ({"quality": 60}, "write_set")):
-        monkeypatch.setattr(building, last, lambda *_, **__: pytest.fail("killed here"))
-        with pytest.raises(pytest.fail.Exception):
-            build(replace(config, **options))
-        monkeypatch.undo()
+    killed_before("publish", config, monkeypatch)
+    killed_before("write_set", replace(config, quality=60), monkeypatch)
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
 
