@@ -15,17 +15,21 @@ from loaders.order import Indices
 
 Floats = npt.NDArray[np.float64]
 
-_STREAM = 2
+_STREAM, _HOLES = 2, 3
 # Each name owns one column of the draws for good, so that a new one never moves the others.
 _DRAWS = (
     *("hflip", "vflip", "turn", "turn_by", "ssr", "shift_x", "shift_y", "scale", "rotate"),
     *("hsv", "hue", "saturation", "value", "bc", "brightness", "contrast"),
     *("dropout", "holes", "meta_dropout", "spare"),
 )
-_FIRST_HOLE = len(_DRAWS)
+_BLOCKS = len(_DRAWS) // 4
 # NTSC luma and chroma (source: ITU-R BT.470): hue turns and saturation stretches the chroma plane, the luma stays.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _RGB = np.linalg.inv(_YIQ)
+# What the luma, the chroma and the chroma turned by a right angle contribute to RGB, each [3, 3].
+_LUMA = _RGB[:, :1] @ _YIQ[:1]
+_CHROMA = _RGB[:, 1:] @ _YIQ[1:]
+_TURNED = _RGB[:, 1:] @ np.array([[0.0, -1.0], [1.0, 0.0]]) @ _YIQ[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,14 @@ class AugmentParams:
     boxes: npt.NDArray[np.int32]
     hide_meta: npt.NDArray[np.bool_]
 
+    def part(self, places: slice) -> "AugmentParams":
+        """The parameters of some of the samples."""
+        return AugmentParams(**{name: values[places] for name, values in vars(self).items()})
+
 
 def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices, size: int) -> AugmentParams:
     """Parameters for the samples `index` (int64 [B]) in `epoch`; the same for the same arguments, anywhere."""
-    blocks = -(-(_FIRST_HOLE + 4 * config.holes) // 4)
-    draws = uniform(random_words(seed, _STREAM, epoch, index, blocks))
+    draws = uniform(random_words(seed, _STREAM, epoch, index, _BLOCKS))
     chosen = {name: draws[:, column] for column, name in enumerate(_DRAWS)}
     flips, dihedral = _flips_and_turns(config, chosen)
     warp, warped = _shift_scale_rotate(config, chosen, size)
@@ -64,7 +71,7 @@ def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices,
         dihedral=np.where(warped, -1, dihedral).astype(np.int8),
         colour=colour.astype(np.float32),
         recolour=recolour,
-        boxes=_holes(config, chosen, draws[:, _FIRST_HOLE:], size),
+        boxes=_coarse_dropout(config, chosen, seed=seed, epoch=epoch, index=index, size=size),
         hide_meta=chosen["meta_dropout"] < config.meta_dropout,
     )
 
@@ -117,26 +124,28 @@ def _colour(config: AugmentConfig, chosen: dict[str, Floats]) -> tuple[Floats, n
     value = np.where(hsv, _between(chosen["value"], config.value), 0.0) * 255.0
     contrast = 1.0 + np.where(bc, _between(chosen["contrast"], config.contrast), 0.0)
     brightness = np.where(bc, _between(chosen["brightness"], config.brightness), 0.0) * 255.0
-    plane = np.zeros((len(hue), 3, 3))
-    plane[:, 0, 0] = 1.0
-    plane[:, 1, 1] = plane[:, 2, 2] = chroma * np.cos(hue)
-    plane[:, 2, 1] = chroma * np.sin(hue)
-    plane[:, 1, 2] = -plane[:, 2, 1]
-    matrix = contrast[:, None, None] * (_RGB @ plane @ _YIQ)
+    along, across = (contrast * chroma * wave(hue) for wave in (np.cos, np.sin))
+    parts = ((contrast, _LUMA), (along, _CHROMA), (across, _TURNED))
+    matrix = sum(weight[:, None, None] * part for weight, part in parts)
     offset = contrast * value + brightness
     return np.concatenate([matrix, np.tile(offset[:, None, None], (1, 3, 1))], axis=2), hsv | bc
 
 
-def _holes(config: AugmentConfig, chosen: dict[str, Floats], draws: Floats, size: int) -> npt.NDArray[np.int32]:
+def _coarse_dropout(
+    config: AugmentConfig, chosen: dict[str, Floats], *, seed: int, epoch: int, index: Indices, size: int
+) -> npt.NDArray[np.int32]:
     """Boxes [B, holes, 4] of CoarseDropout: 1 to `holes` of them, centres anywhere, edges up to `hole_size`."""
-    draws = draws[:, : 4 * config.holes].reshape(-1, config.holes, 4)
-    count = np.where(
-        chosen["dropout"] < config.coarse_dropout, 1 + (chosen["holes"] * config.holes).astype(np.int64), 0
-    )
+    boxes = np.zeros((len(index), config.holes, 4), dtype=np.int32)
+    drawn = np.flatnonzero(chosen["dropout"] < config.coarse_dropout)
+    draws = uniform(random_words(seed, _HOLES, epoch, index[drawn], config.holes)).reshape(-1, config.holes, 4)
+    half = (draws[..., 2:] + 1.0) * (0.25 * config.hole_size * size)
     centre = draws[..., :2] * size
-    half = (0.5 + 0.5 * draws[..., 2:]) * config.hole_size * size / 2
-    boxes = np.concatenate([centre - half, centre + half], axis=2).round().clip(0, size).astype(np.int32)
-    boxes[np.arange(config.holes) >= count[:, None]] = 0
+    corners = np.concatenate([centre - half, centre + half], axis=2)
+    corners = np.clip(np.rint(corners, out=corners), 0, size, out=corners).astype(np.int32)
+    count = 1 + (chosen["holes"][drawn] * config.holes).astype(np.int64)
+    corners[np.arange(config.holes) >= count[:, None]] = 0
+    corners[(corners[..., :2] >= corners[..., 2:]).any(axis=2)] = 0
+    boxes[drawn] = corners
     return boxes
 
 

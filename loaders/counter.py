@@ -9,26 +9,36 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint32]
 
-_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+_CHUNK = 8192  # counters whose words stay in a core's cache
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
     """The four random words of each counter: uint32 [4, N] -> uint32 [4, N]. `key` is two 32-bit integers."""
-    words = counter.astype(np.uint64)
-    even, odd = words[[0, 2]], words[[1, 3]]
+    out = counter.copy()
+    for start in range(0, out.shape[1], _CHUNK):
+        _philox_inplace(out[:, start : start + _CHUNK], key)
+    return out
+
+
+def _philox_inplace(words: Words, key: tuple[int, int]) -> None:
     first, second = key
+    # Each 32 x 32 bit product is read as its two halves, which lie side by side in memory.
+    products = np.empty((2, words.shape[1]), dtype="<u8")
+    halves = products.view("<u4").reshape(2, -1, 2)
     for _ in range(_ROUNDS):
-        product = even * _MULTIPLIERS
-        high, low = product >> _HALF, product & _LOW
-        keys = np.array([[first], [second]], dtype=np.uint64)
-        even, odd = high[::-1] ^ odd ^ keys, low[::-1]
+        np.multiply(words[0], _MULTIPLIERS[0], out=products[0], dtype=np.uint64)
+        np.multiply(words[2], _MULTIPLIERS[1], out=products[1], dtype=np.uint64)
+        np.bitwise_xor(words[1], np.uint32(first), out=words[1])
+        np.bitwise_xor(words[3], np.uint32(second), out=words[3])
+        np.bitwise_xor(halves[1, :, 1], words[1], out=words[0])
+        np.bitwise_xor(halves[0, :, 1], words[3], out=words[2])
+        words[1] = halves[1, :, 0]
+        words[3] = halves[0, :, 0]
         first = (first + _KEY_STEPS[0]) & 0xFFFFFFFF
         second = (second + _KEY_STEPS[1]) & 0xFFFFFFFF
-    return np.stack([even[0], odd[0], even[1], odd[1]]).astype(np.uint32)
 
 
 def random_words(seed: int, stream: int, epoch: int, index: npt.NDArray[np.int64], blocks: int) -> Words:
@@ -38,8 +48,8 @@ def random_words(seed: int, stream: int, epoch: int, index: npt.NDArray[np.int64
     """
     unsigned = index.astype(np.uint64)
     counter = np.empty((4, len(index), blocks), dtype=np.uint32)
-    counter[0] = (unsigned & _LOW).astype(np.uint32)[:, None]
-    counter[1] = (unsigned >> _HALF).astype(np.uint32)[:, None]
+    counter[0] = (unsigned & np.uint64(0xFFFFFFFF)).astype(np.uint32)[:, None]
+    counter[1] = (unsigned >> np.uint64(32)).astype(np.uint32)[:, None]
     counter[2] = np.uint32(epoch)
     counter[3] = np.arange(blocks, dtype=np.uint32) + np.uint32(stream << 16)
     words = philox(counter.reshape(4, -1), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))

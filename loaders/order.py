@@ -11,6 +11,8 @@ So every rank takes the same number of steps, which a collective needs, and ever
 batch is filled up with samples from the front, marked as not valid.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,7 @@ from loaders.counter import random_words
 Indices = npt.NDArray[np.int64]
 
 _STREAM = 1
+_KEYS_AT_ONCE = 1 << 20  # bounds what the hashing needs besides the keys themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,34 @@ class Partition:
         places = np.arange(start, start + self.local_batch_size, dtype=np.int64)
         return places % self.samples, places < self.samples
 
+    def following(self, epoch: int, step: int) -> tuple[int, int]:
+        """The (epoch, step) to resume at once `step` of `epoch` was consumed: after the last one, the next epoch."""
+        return (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
+
 
 def permutation(samples: int, seed: int, epoch: int) -> Indices:
     """The order of an epoch: a permutation of 0 .. samples-1, int64 [samples].
 
     Sorting keyed hashes, not numpy's own shuffle, keeps the order the same over versions of numpy.
     """
-    words = random_words(seed, _STREAM, epoch, np.arange(samples, dtype=np.int64), 1)
-    keys = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
-    return np.argsort(keys, kind="stable")
+    keys = np.empty(-(-samples // 2) * 2, dtype=np.uint64)
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        part = keys[start : start + _KEYS_AT_ONCE]
+        counters = np.arange(start // 2, (start + len(part)) // 2, dtype=np.int64)
+        words = random_words(seed, _STREAM, epoch, counters, 1)  # four words, two keys
+        part[:] = (words[:, ::2].astype(np.uint64) << np.uint64(32) | words[:, 1::2]).ravel()
+    return np.argsort(keys[:samples], kind="stable")
+
+
+def epoch_orders(samples: int, seed: int, epochs: range) -> Iterator[tuple[int, Indices]]:
+    """Each of `epochs` with its permutation; the next one is sorted on a thread while this one is used.
+
+    So even where sorting takes seconds (10 million samples), no step waits for it but the run's first.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="epoch-order") as pool:
+        following = pool.submit(permutation, samples, seed, epochs.start) if epochs else None
+        for epoch in epochs:
+            assert following is not None
+            order = following.result()
+            following = pool.submit(permutation, samples, seed, epoch + 1) if epoch + 1 in epochs else None
+            yield epoch, order

@@ -47,3 +47,10 @@ def test_uniform_draws_fill_the_unit_interval_evenly() -> None:
     assert draws.max() < 1
     counts = np.histogram(draws, bins=20, range=(0, 1))[0]
     np.testing.assert_allclose(counts / len(draws), 0.05, atol=5 * np.sqrt(0.05 * 0.95 / len(draws)))
+
+
+def test_more_counters_than_fit_a_cache_give_the_words_of_each() -> None:
+    counters = np.random.default_rng(0).integers(0, 2**32, (4, 20_001), dtype=np.uint32)
+    whole = philox(counters, (1, 2))
+    for place in (0, 8191, 8192, 20_000):
+        np.testing.assert_array_equal(whole[:, place : place + 1], philox(counters[:, place : place + 1], (1, 2)))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import UserError
-from loaders.order import Partition, permutation
+from loaders.order import Partition, epoch_orders, permutation
 
 
 @given(samples=st.integers(1, 300), per_rank=st.integers(1, 9), world=st.integers(1, 5))
@@ -54,3 +54,26 @@ def test_position_and_sample_are_unrelated() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match="give a multiple of 3"):
         Partition(samples=10, batch_size=8, world_size=3)
+
+
+@given(samples=st.integers(1, 100), batch=st.integers(1, 20), epochs=st.integers(1, 3), consumed=st.integers(0, 300))
+def test_the_cursor_walks_every_step_of_every_epoch_once(samples: int, batch: int, epochs: int, consumed: int) -> None:
+    partition = Partition(samples=samples, batch_size=batch)
+    cursor = 0, 0
+    for number in range(min(consumed, epochs * partition.steps)):
+        assert cursor == divmod(number, partition.steps)
+        cursor = partition.following(*cursor)
+
+
+@given(samples=st.integers(1, 200), seed=st.integers(0, 2**40), first=st.integers(0, 5), count=st.integers(0, 3))
+def test_orders_sorted_ahead_are_those_of_their_epochs(samples: int, seed: int, first: int, count: int) -> None:
+    orders = list(epoch_orders(samples, seed, range(first, first + count)))
+    assert [epoch for epoch, _ in orders] == list(range(first, first + count))
+    for epoch, order in orders:
+        np.testing.assert_array_equal(order, permutation(samples, seed, epoch))
+
+
+def test_hashing_in_parts_gives_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = permutation(1001, 3, 5)
+    monkeypatch.setattr("loaders.order._KEYS_AT_ONCE", 64)
+    np.testing.assert_array_equal(permutation(1001, 3, 5), whole)
