@@ -55,6 +55,7 @@ def fit(session: Session) -> None:
         session.save(LAST, epoch, validation, finished=last)
         session.say(summary(config, epoch, trained, metrics, best=stale == 0))
         if last:
+            session.say(session.fed)
             session.say(f"{session.folder}: best AUC {session.best['auc']:.4f} in epoch {session.best['epoch'] + 1}")
             return
 

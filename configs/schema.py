@@ -219,17 +219,29 @@ class AugmentConfig:
 
 
 Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
+Cache = Literal["none", "ram", "gpu"]
+OnBad = Literal["fail", "substitute"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Where and how fast samples are made; none of it changes which samples they are."""
+    """Where and how fast samples are made; which ones they are, only on_bad changes, where some are damaged."""
 
     placement: Placement = "auto"
-    """dali-gpu: DALI decodes (mixed) and augments on the GPU; dali-cpu: DALI decodes on the CPU, OpenCV augments;
-    host: libjpeg-turbo and OpenCV on threads, without DALI; auto: the first of them that this machine can run."""
+    """host: libjpeg-turbo and OpenCV on threads; dali-cpu: DALI decodes on the CPU, OpenCV augments; dali-gpu: DALI
+    decodes and augments on the GPU; auto: dali-gpu where there is a GPU and DALI, else host."""
+    decode: Literal["mixed", "cpu"] = "mixed"
+    """Where dali-gpu decodes: mixed, on the GPU but for what its decoder leaves to the CPU; or cpu."""
+    cache: Cache = "none"
+    """Decode once and keep the pixels (3 bytes a pixel) of every sample of the run: ram, in each rank's memory; gpu, in
+    the GPU's (dali-gpu only). Refused at once where they do not fit. none decodes in every epoch."""
+    on_bad: OnBad = "fail"
+    """What to do with a sample whose bytes are not those that prep wrote: fail; or substitute, which trains on another
+    sample in its place and leaves it out of evaluations."""
+    max_bad: int = 100
+    """Most damaged samples that substitute puts up with on each rank before the run stops (1 or more)."""
     threads: int = 0
-    """Host threads for decoding and augmenting; 0 means one a core that this rank has to itself."""
+    """Host threads for reading, decoding and augmenting; 0 means one a core that this rank has to itself."""
     prefetch: int = 2
     """Batches made ahead of the one that trains (1 to 64)."""
     hw_decoder_load: float = 0.65
@@ -239,6 +251,32 @@ class LoaderConfig:
         _check(self.threads >= 0, "loader.threads", self.threads, "give 0 (one a core) or more")
         _check(1 <= self.prefetch <= 64, "loader.prefetch", self.prefetch, "give 1 to 64 batches")
         _check(0 <= self.hw_decoder_load <= 1, "loader.hw_decoder_load", self.hw_decoder_load, "give 0 to 1")
+        _check(self.max_bad >= 1, "loader.max_bad", self.max_bad, "give 1 or more")
+        fits = self.cache != "gpu" or self.placement in ("auto", "dali-gpu")
+        _check(fits, "loader.cache", self.cache, "only --loader.placement dali-gpu reads it: take ram or dali-gpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """What `python -m loaders.show` is asked for."""
+
+    shards: str = "shards/isic"
+    """Folder of the shard set (may be given without --shards)."""
+    out: str = "grid.png"
+    """The picture to write."""
+    samples: int = 6
+    """Training samples to show, half of them melanomas (1 to 100)."""
+    epochs: int = 3
+    """Epochs of augmentation to show beside each stored picture (0 to 20)."""
+    seed: int = 0
+    """Seed of the augmentation."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Training augmentations."""
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.samples <= 100, "samples", self.samples, "give 1 to 100")
+        _check(0 <= self.epochs <= 20, "epochs", self.epochs, "give 0 to 20")
+        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
 
 
 MetaKind = Literal["clinical", "reference"]

@@ -21,7 +21,8 @@ class EpochProgress:
     def __init__(self, session: Session, epoch: int) -> None:
         self._session = session
         self._epoch = epoch
-        self._meter = WaitMeter()
+        self._meter = WaitMeter(session.ranks.device)
+        self._stages = session.loader.source.clock.copy()
         self._loss = torch.zeros((), dtype=torch.float64, device=session.ranks.device)
         self._steps = 0
         self._start = self._shown = time.perf_counter()
@@ -41,10 +42,10 @@ class EpochProgress:
             self._shown = now
             loss_so_far = float(self._loss.item()) / self._steps
             speed = self._steps * self._session.config.batch_size / (now - self._start)
-            self._session.records.progress(self._steps, speed=speed, loss=loss_so_far, waiting=self._meter.share)
+            self._session.records.progress(self._steps, speed=speed, loss=loss_so_far, waiting=self._meter.waiting)
 
     def finish(self) -> dict[str, float]:
-        """Mean loss a sample over all ranks, images/s of all ranks, and this rank's share of time spent waiting."""
+        """Mean loss a sample over all ranks, images/s of all ranks, and how this rank was fed."""
         session = self._session
         losses = float(session.ranks.sum(self._loss).item()) * session.partition.local_batch_size
         if not math.isfinite(losses):
@@ -53,9 +54,13 @@ class EpochProgress:
                 f"a lower --optim.lr (now {session.config.optim.lr}) or with --optim.clip_grad 1"
             )
         samples = session.partition.samples
+        loader, on_gpu = session.loader, session.ranks.device.type == "cuda"
+        fed = self._meter.report(loader.source.clock.since(self._stages))
+        session.fed = fed.verdict(placement=loader.placement, cache=session.config.loader.cache, on_gpu=on_gpu)
         return {
             "train_loss": losses / samples,
             "images_per_s": samples / (time.perf_counter() - self._start),
-            "waiting": self._meter.share,
             "learning_rate": float(session.schedule.get_last_lr()[0]),
+            "damaged": float(len(session.loader.source.damage.found)),
+            **fed.figures(),
         }

@@ -12,14 +12,14 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from configs.errors import UserError
-from configs.schema import LoaderConfig, TrainConfig
+from configs.schema import TrainConfig
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.distributed import Ranks
 from engine.evaluate import Predictions, predict
 from engine.optim import create_optimizer, create_schedule
 from engine.records import Records, member_folder
 from loaders.order import Indices, Partition
-from loaders.placement import chosen_placement, open_renderer
+from loaders.placement import open_loader
 from loaders.shards import ShardSet
 from loaders.stream import Batch, batches, eval_requests, train_requests
 from models.fusion import FusionModel, build_model
@@ -61,6 +61,7 @@ class Session:
         self.next_epoch: int = saved["epoch"] + 1 if saved else 0
         self.best: dict[str, Any] = saved["best"] if saved else {"epoch": -1, "auc": float("nan")}
         self.records: Records | None = None
+        self.fed = ""  # what bounded the last epoch, for a person
         if self.finished:
             return
         balance = self._balance(self._train_rows, "the training rows")
@@ -69,11 +70,11 @@ class Session:
         self._build_model(saved)
         self._open_streams(resources)
         if ranks.first:
-            placement, reason = chosen_placement(config.loader, ranks.device)
-            self.records = resources.enter_context(Records(self.folder, config, {**self.facts, "placement": placement}))
+            facts = {**self.facts, "placement": self.loader.placement}
+            self.records = resources.enter_context(Records(self.folder, config, facts))
             self.records.forget(self.next_epoch)
-            if reason:
-                self.records.say(f"loader.placement={placement}: {reason}")
+            for remark in self.loader.remarks:
+                self.records.say(remark)
             if self.shards.manifest.unsafe:
                 self.records.say(f"warning: {config.shards} was {self.shards.manifest.unsafe}")
 
@@ -111,6 +112,7 @@ class Session:
             "best": self.best,
             "model": self.model.state_dict(),
             "validation": torch.from_numpy(validation.probability),
+            "validation_index": torch.from_numpy(validation.index),
         }
         if name == LAST:
             state |= {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
@@ -175,11 +177,12 @@ class Session:
         config, device = self.config, self.ranks.device
         local = self.partition.local_batch_size
 
-        def renderer(loader: LoaderConfig) -> Any:
-            return resources.enter_context(
-                open_renderer(loader, self.shards, local, device, threads=self.ranks.threads)
+        rows = np.concatenate([self._train_rows, self._fold_rows])
+        self.loader = resources.enter_context(
+            open_loader(
+                config.loader, self.shards, rows, device, threads=self.ranks.threads, copies=self.ranks.local_world_size
             )
-
+        )
         requests = train_requests(
             self._train_rows,
             self.partition,
@@ -188,8 +191,8 @@ class Session:
             size=self.shards.size,
             epochs=range(self.next_epoch, config.epochs),
         )
-        self._eval_renderer = renderer(config.loader)
-        self._train_stream = batches(self.shards, config.model.meta, renderer(config.loader), requests, device)
+        self._eval_renderer = self.loader.renderer(local)
+        self._train_stream = batches(self.shards, config.model.meta, self.loader.renderer(local), requests, device)
 
     def _continued(self) -> dict[str, Any] | None:
         """The state of last.pt where this member was begun before. Raises UserError where it was another one."""

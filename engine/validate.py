@@ -1,5 +1,7 @@
 """The held-out fold, judged: metrics for the records and out-of-fold predictions for the evaluation."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,15 +36,17 @@ def write_oof(session: Session, last: Predictions) -> None:
     """Write oof.parquet: pred_last (after the last epoch, the honest figure) and pred_best (of the chosen one)."""
     if not session.ranks.first:
         return
-    best = load_checkpoint(session.folder / BEST, session.ranks.device)["validation"]
+    best = load_checkpoint(session.folder / BEST, session.ranks.device)
     shards, index = session.shards, last.index
+    # A sample found damaged after the best epoch has a prediction there and none in the last; and the reverse.
+    chosen = dict(zip(best["validation_index"].tolist(), best["validation"].tolist(), strict=True))
     columns = {
         "key": shards.key.take(pa.array(index)),
         "source": shards.source[index],
         "fold": shards.fold[index],
         "target": shards.target[index],
         "pred_last": last.probability,
-        "pred_best": best.cpu().numpy(),
+        "pred_best": [chosen.get(number, math.nan) for number in index.tolist()],
     }
     temporary = session.folder / f"{OOF}.tmp"
     pq.write_table(pa.table(columns), temporary)

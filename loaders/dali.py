@@ -1,25 +1,23 @@
-"""The renderers that decode with NVIDIA DALI, on the CPU or on the GPU.
+"""A pipeline of NVIDIA DALI: decoding, and on the GPU augmentation as well.
 
-DALI is fed: the stream decides which samples come when and what is done to them, so the bytes, matrices and boxes
-of a batch are external inputs. DALI's own tar reader could neither shuffle globally, nor resume, nor change its world
-size.
+DALI is fed: the stream decides which samples come when and what is done to them, so the bytes (or the kept pixels),
+matrices, colours and boxes of a batch are external inputs. DALI's own tar reader could neither shuffle globally, nor
+resume, nor change its world size.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import chain, islice
 from typing import Any, Literal
 
-import cv2
 import numpy as np
+import simplejpeg
 import torch
 import torch.utils.dlpack
 
 from configs.errors import UserError
 from loaders.augment import AugmentParams
-from loaders.host import Pixels, Ring, Slot, augment_sample
-from loaders.shards import ShardSet
+from loaders.source import Source
 from loaders.stream import Request
 
 
@@ -33,223 +31,182 @@ def require_dali() -> str | None:
 
 
 class DaliPipeline:
-    """A DALI pipeline that takes one request a run: decode and, with `augment`, warp, colour and cut out.
+    """A DALI pipeline that takes one request a run, with what its pictures are made from.
 
-    `device` is where the augmentation and, for gpu, part of the decoding (mixed) run; the CPU form of the whole
-    graph exists to be compared with, DALI's CPU warp being far too slow to train with.
+    decode: "cpu" or "mixed" for JPEG bytes; None where decoded pictures are fed, which lie on `pixels_on`.
+    augment: whether it warps, colours and cuts out, on `device`; the CPU form of that graph exists to be compared
+    with, DALI's CPU warp being far too slow to train with.
     """
 
     def __init__(
         self,
-        shards: ShardSet,
+        source: Source,
         batch_size: int,
         *,
+        decode: Literal["cpu", "mixed"] | None,
         augment: bool,
-        device: Literal["cpu", "gpu"],
-        device_id: int | None,
+        device: torch.device,
         threads: int,
         prefetch: int,
-        hw_decoder_load: float,
+        hw_decoder_load: float = 0.0,
+        pixels_on: str = "cpu",
     ) -> None:
         problem = require_dali()
         if problem is not None:
             raise UserError(problem)
         from nvidia.dali import Pipeline
 
-        self._shards = shards
+        self._source = source
+        self._device = device
         self._augment = augment
-        self._on_gpu = device == "gpu"
         self._pipeline: Any = Pipeline(
-            batch_size=batch_size, num_threads=threads, device_id=device_id, prefetch_queue_depth=prefetch
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            prefetch_queue_depth=prefetch,
         )
         with self._pipeline:
-            self._pipeline.set_outputs(_graph(self._next, device, hw_decoder_load, shards.size, augment))
+            if decode is None:
+                images = _fed_pixels(self._next_images, pixels_on, device)
+            else:
+                images = _decoded(self._next_images, decode, device, hw_decoder_load, source.shards.size)
+            self._pipeline.set_outputs(_augmented(images, self._next_params) if augment else images)
         self._pipeline.build()
-        self._requests: Iterator[Request] = iter(())
+        self._inputs: Iterator[tuple[Request, Any]] = iter(())
+        self._images: deque[Any] = deque()
+        self._params: deque[AugmentParams] = deque()
         self._pending: deque[Request] = deque()
+        self._broken = False
 
-    def run(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Any]]:
-        """Each request with DALI's output, a TensorList uint8 HWC that is DALI's again once the next is asked for."""
-        self._requests = iter(requests)
-        self._pipeline.reset()
-        self._pipeline.schedule_run()  # the first one fills the whole queue
-        while self._pending:
-            images = self._next_output()
-            try:
-                yield self._pending.popleft(), images
-            except GeneratorExit:
-                self._drain()
-                raise
-            self._pipeline.release_outputs()
-            self._pipeline.schedule_run()
+    def run(self, inputs: Iterable[tuple[Request, Any]]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Each request with its images, uint8 [b, size, size, 3] on the device: DALI's own buffer, not a copy.
+
+        inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, size, size, 3]).
+        """
+        assert not self._broken, "after an error, DALI's queue holds what nobody waits for: open another loader"
+        self._inputs = iter(inputs)
+        self._images.clear()
+        self._params.clear()
+        try:
+            self._pipeline.reset()
+            self._pipeline.schedule_run()  # the first one fills the whole queue
+            while self._pending:
+                begin = time.perf_counter()
+                images = self._next_output()
+                self._source.clock.add("decode", time.perf_counter() - begin)
+                request = self._pending.popleft()
+                # The dynamic executor leaves a buffer to whoever holds it, so the next run may begin at once.
+                self._pipeline.release_outputs()
+                self._pipeline.schedule_run()
+                self._source.clock.batch(len(request.index), 1)
+                yield request, images
+                del images
+        except GeneratorExit:
+            self._drain()
+            raise
+        except BaseException:
+            self._broken = True
+            raise
 
     def _drain(self) -> None:
         """Leave none of an abandoned run's images to the next one."""
-        self._pipeline.release_outputs()
-        self._requests = iter(())
+        self._inputs = iter(())
+        self._images.clear()
+        self._params.clear()
         self._pipeline.schedule_run()  # lets DALI see the end, without which it would not fill its queue anew
         while self._pending:
             self._pending.popleft()
             self._pipeline.share_outputs()
             self._pipeline.release_outputs()
 
-    def _next_output(self) -> Any:
+    def _next_output(self) -> torch.Tensor:
         # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.
-        stream = torch.cuda.current_stream() if self._on_gpu else None
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             (images,) = self._pipeline.share_outputs(stream)
         except RuntimeError as error:
-            keys = ", ".join(str(self._shards.key[int(index)]) for index in self._pending[0].index)
-            self._pending.clear()  # after an error of its own, a DALI pipeline cannot be used again
-            raise UserError(f"{self._shards.folder}: DALI failed on one of the samples {keys}: {error}") from error
-        return images
+            raise self._named(self._pending[0], error) from error
+        tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
+        return tensor
 
-    def _next(self) -> tuple[Any, ...]:
-        """DALI's call for the inputs of one more run; the end of the requests ends the run."""
-        request = next(self._requests)
-        jpegs = [np.frombuffer(self._shards.jpeg(int(index)), dtype=np.uint8) for index in request.index]
-        self._pending.append(request)
-        if not self._augment:
-            return (jpegs,)
-        params = request.params
-        assert params is not None
+    def _named(self, request: Request, error: RuntimeError) -> UserError:
+        """DALI does not say which sample it failed on: the first one that libjpeg-turbo cannot decode either."""
+        for index in request.index.tolist():
+            try:
+                simplejpeg.decode_jpeg(self._source.shards.jpeg(index))
+            except ValueError as reason:
+                return self._source.undecodable(index, reason)
+        keys = ", ".join(str(self._source.shards.key[index]) for index in request.index.tolist())
+        return UserError(f"{self._source.shards.folder}: DALI failed on the batch of the samples {keys}: {error}")
+
+    def _next_images(self) -> Any:
+        """DALI's call for what the images of one more run are made from; the end of the requests ends the run."""
+        if not self._images:
+            self._advance()
+        return self._images.popleft()
+
+    def _next_params(self) -> tuple[Any, ...]:
+        """DALI's call for the parameters of the same run: matrices, colours, anchors and shapes of the boxes."""
+        if not self._params:
+            self._advance()
+        params = self._params.popleft()
         # DALI puts the centre of the first pixel at one half, so the centre of the image lies at size / 2.
-        centre = self._shards.size / 2
+        centre = self._source.shards.size / 2
         affine = params.affine.copy()
         affine[:, :, 2] += centre - affine[:, :, :2].sum(axis=2) * centre
         boxes = params.boxes[:, :, [1, 0, 3, 2]].astype(np.float32)
         anchors = boxes[:, :, :2].reshape(len(boxes), -1)
         shapes = (boxes[:, :, 2:] - boxes[:, :, :2]).reshape(len(boxes), -1)
-        return jpegs, affine, params.colour, anchors, shapes
+        return affine, params.colour, anchors, shapes
+
+    def _advance(self) -> None:
+        request, images = next(self._inputs)
+        self._pending.append(request)
+        if isinstance(images, torch.Tensor) and images.device.type == "cpu":
+            images = images.numpy()  # of a tensor DALI would ask torch for its CUDA stream, wherever it lies
+        self._images.append(images)
+        if self._augment:
+            assert request.params is not None
+            self._params.append(request.params)
 
 
-def _graph(
-    source: Callable[[], tuple[Any, ...]],
-    device: Literal["cpu", "gpu"],
+def _decoded(
+    jpegs: Callable[[], Any],
+    decode: Literal["cpu", "mixed"],
+    device: torch.device,
     hw_decoder_load: float,
     size: int,
-    augment: bool,
 ) -> Any:
     from nvidia.dali import fn, types
 
-    kinds = [types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT, types.FLOAT]
-    dims = [1, 2, 2, 1, 1]
-    used = len(kinds) if augment else 1
-    jpeg, *params = fn.external_source(source, num_outputs=used, batch=True, dtype=kinds[:used], ndim=dims[:used])
-    if device == "gpu":
-        images = fn.decoders.image(
-            jpeg,
-            device="mixed",
-            output_type=types.RGB,
-            hw_decoder_load=hw_decoder_load,
-            preallocate_width_hint=size,
-            preallocate_height_hint=size,
-        )
-    else:
-        images = fn.decoders.image(jpeg, device="cpu", output_type=types.RGB)
-    if not augment:
-        return images
-    affine, colour, anchor, shape = params
+    encoded = fn.external_source(jpegs, batch=True, dtype=types.UINT8, ndim=1)
+    if decode == "cpu":
+        images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        return images.gpu() if device.type == "cuda" else images
+    return fn.decoders.image(
+        encoded,
+        device="mixed",
+        output_type=types.RGB,
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does, so that every placement shows the same colours
+        hw_decoder_load=hw_decoder_load,
+        preallocate_width_hint=size,
+        preallocate_height_hint=size,
+    )
+
+
+def _fed_pixels(pixels: Callable[[], Any], pixels_on: str, device: torch.device) -> Any:
+    from nvidia.dali import fn, types
+
+    place = "gpu" if pixels_on == "cuda" else "cpu"
+    images = fn.external_source(pixels, device=place, batch=True, dtype=types.UINT8, ndim=3, layout="HWC")
+    return images.gpu() if device.type == "cuda" and place == "cpu" else images
+
+
+def _augmented(images: Any, params: Callable[[], tuple[Any, ...]]) -> Any:
+    from nvidia.dali import fn, types
+
+    inputs = fn.external_source(params, num_outputs=4, batch=True, dtype=types.FLOAT, ndim=[2, 2, 1, 1])
+    affine, colour, anchor, shape = inputs
     images = fn.warp_affine(images, matrix=affine, interp_type=types.INTERP_LINEAR, fill_value=0.0)
     images = fn.coord_transform(images, MT=colour, dtype=types.UINT8)
     return fn.erase(images, anchor=anchor, shape=shape, axis_names="HW", fill_value=0)
-
-
-class CpuDaliRenderer:
-    """DALI decodes on the CPU; OpenCV augments on threads, because DALI's CPU warp takes ten times as long."""
-
-    def __init__(self, shards: ShardSet, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
-        cv2.setNumThreads(1)
-        self._pipeline = DaliPipeline(
-            shards,
-            batch_size,
-            augment=False,
-            device="cpu",
-            device_id=None,
-            threads=threads,
-            prefetch=prefetch,
-            hw_decoder_load=0.0,
-        )
-        self._device = device
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cpu-dali-renderer")
-        self._ring = Ring(3, (batch_size, shards.size, shards.size, 3), device)
-
-    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [b, size, size, 3]."""
-        ready: tuple[Request, Slot] | None = None
-        parts: list[Future[None]] = []
-        try:
-            for request, images in self._pipeline.run(requests):
-                decoded = torch.utils.dlpack.from_dlpack(images.as_tensor())
-                if request.params is None:
-                    yield request, decoded.to(self._device)
-                    continue
-                slot = self._ring.take()
-                parts = [
-                    self._pool.submit(self._augment, request.params, decoded.numpy(), slot, start)
-                    for start in range(self._threads)
-                ]
-                if ready is not None:  # the consumer works on the last batch while this one is augmented
-                    yield ready[0], ready[1].on_device()
-                for part in parts:
-                    part.result()
-                ready = request, slot
-            if ready is not None:
-                yield ready[0], ready[1].on_device()
-        finally:  # an abandoned run must not go on writing into buffers that the next one fills
-            wait(parts)
-
-    def _augment(self, params: AugmentParams, decoded: Pixels, slot: Slot, start: int) -> None:
-        slot.wait_until_read()
-        for place in range(start, len(decoded), self._threads):
-            augment_sample(decoded[place], params, place, slot.pixels[place])
-
-    def close(self) -> None:
-        """End the threads and give DALI's buffers back."""
-        self._pool.shutdown(cancel_futures=True)
-        del self._pipeline
-
-
-class GpuDaliRenderer:
-    """DALI decodes (mixed) and augments on the GPU; batches never touch host memory."""
-
-    def __init__(
-        self,
-        shards: ShardSet,
-        batch_size: int,
-        *,
-        threads: int,
-        prefetch: int,
-        device: torch.device,
-        hw_decoder_load: float,
-    ) -> None:
-        if device.type != "cuda":
-            raise UserError("loader.placement='dali-gpu' needs a CUDA GPU: take dali-cpu, host or auto")
-        self._pipelines: dict[bool, DaliPipeline] = {}
-        self._make: Callable[[bool], DaliPipeline] = lambda augment: DaliPipeline(
-            shards,
-            batch_size,
-            augment=augment,
-            device="gpu",
-            device_id=device.index or 0,
-            threads=threads,
-            prefetch=prefetch,
-            hw_decoder_load=hw_decoder_load,
-        )
-
-    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [b, size, size, 3] on the GPU."""
-        remaining = iter(requests)
-        for first in islice(remaining, 1):
-            augment = first.params is not None
-            if augment not in self._pipelines:
-                self._pipelines[augment] = self._make(augment)
-            for request, images in self._pipelines[augment].run(chain([first], remaining)):
-                # One copy within the GPU, so that a batch is the consumer's own however long it keeps it.
-                image: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
-                yield request, image.clone()
-
-    def close(self) -> None:
-        """Give DALI's buffers back."""
-        self._pipelines.clear()

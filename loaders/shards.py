@@ -1,5 +1,6 @@
 """A shard set, opened: the columns of its samples, and the JPEG of sample i by random access."""
 
+import errno
 import mmap
 import threading
 import zlib
@@ -12,11 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.machine import allow_more_files
 from configs.schema import MetaKind
 from loaders.order import Indices
 from prep.manifest import SAMPLES, read_manifest
 
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target"]
+
+
+class DamagedSampleError(UserError):
+    """The bytes of one sample are not those that prep wrote."""
 
 
 class ShardSet:
@@ -46,7 +52,7 @@ class ShardSet:
         self._offset: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self._length: npt.NDArray[np.int32] = table["length"].to_numpy()
         self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
-        self._maps: dict[int, mmap.mmap] = {}
+        self._contents: dict[int, memoryview] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -69,37 +75,54 @@ class ShardSet:
     def jpeg(self, index: int) -> memoryview:
         """The JPEG bytes of sample `index`, checked against their CRC-32.
 
-        Raises UserError that names shard, key and offset where the bytes are not those that prep wrote.
+        Raises DamagedSampleError, which names shard, key and offset, where the bytes are not those that prep wrote.
         """
-        offset, length = int(self._offset[index]), int(self._length[index])
-        content = memoryview(self._map(int(self._file[index])))[offset : offset + length]
-        if zlib.crc32(content) != self._crc32[index]:
-            raise UserError(
-                f"{self.folder / self._files[self._file[index]]}: sample {self.key[index]} at byte {offset} is damaged "
-                "(CRC-32 differs): copy this shard again or make the shard set anew"
-            )
-        return content
+        return self.jpegs(np.array([index]))[0]
+
+    def jpegs(self, index: Indices) -> list[memoryview]:
+        """The same of several samples; the first damaged one raises."""
+        found = []
+        columns = (part[index].tolist() for part in (self._file, self._offset, self._length, self._crc32))
+        for place, (file, offset, length, crc32) in enumerate(zip(*columns, strict=True)):
+            content = self._content(file)[offset : offset + length]
+            if zlib.crc32(content) != crc32:
+                raise DamagedSampleError(
+                    f"{self.folder / self._files[file]}: sample {self.key[int(index[place])]} at byte {offset} is "
+                    "damaged (CRC-32 differs): copy this shard again or make the shard set anew"
+                )
+            found.append(content)
+        return found
 
     def close(self) -> None:
         """Forget the maps; the operating system unmaps each when its last reader is gone."""
         with self._lock:
-            self._maps.clear()
+            self._contents.clear()
 
-    def _map(self, number: int) -> mmap.mmap:
+    def _content(self, file: int) -> memoryview:
+        known = self._contents.get(file)
+        if known is not None:
+            return known
         with self._lock:
-            if number not in self._maps:
-                path = self.folder / self._files[number]
-                try:
-                    with path.open("rb") as file:
-                        self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except (OSError, ValueError) as error:
-                    raise UserError(f"shard {path} cannot be read: {error}; copy the shard set again") from error
-            return self._maps[number]
+            if file not in self._contents:
+                self._contents[file] = memoryview(_mapped(self.folder / self._files[file]))
+            return self._contents[file]
 
     def _require_fold(self, fold: int) -> None:
         folds = int(self.fold.max(initial=-1)) + 1
         if not 0 <= fold < folds:
             raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {folds - 1}")
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as opened:
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:  # each map holds a descriptor
+            if allow_more_files():
+                return _mapped(path)
+            raise UserError(f"{path}: too many shards for this process's open files: raise ulimit -n") from error
+        raise UserError(f"shard {path} cannot be read: {error}; copy the shard set again") from error
 
 
 def _read_table(folder: Path, meta: MetaKind) -> pa.Table:

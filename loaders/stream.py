@@ -15,20 +15,31 @@ import torch
 
 from configs.schema import AugmentConfig, MetaKind
 from loaders.augment import AugmentParams, draw_params
-from loaders.order import Indices, Partition, permutation
+from loaders.order import Indices, Partition, epoch_orders
 from loaders.shards import ShardSet
 from prep.metadata import hide_clinical
+
+_DRAWN_TOGETHER = 2048  # samples whose parameters are drawn at once: enough to hide what each call costs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One rank's share of a global batch, b samples: their numbers, which of them count, and what to do to them."""
+    """One rank's share of a global batch, b samples: their numbers, which of them count, and what to do to them.
+
+    params is None where the pictures are wanted as they are, to be evaluated. rows: all samples of the stream, from
+    which stand-ins for damaged ones are drawn.
+    """
 
     epoch: int
     step: int
     index: Indices
     valid: npt.NDArray[np.bool_]
     params: AugmentParams | None
+    rows: Indices
+
+    def own(self) -> "Request":
+        """A copy whose index and valid may be changed."""
+        return replace(self, index=self.index.copy(), valid=self.valid.copy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +59,19 @@ class Batch:
     valid: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`; from pinned memory the copy does not wait."""
-        names = ("image", "meta", "target", "index", "valid")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        """The same batch on `device`; no copy waits for the device."""
+        if device.type != "cuda":
+            return self
+        small = {name: getattr(self, name).pin_memory() for name in ("meta", "target", "index", "valid")}
+        parts = {"image": self.image, **small}
+        return replace(self, **{name: part.to(device, non_blocking=True) for name, part in parts.items()})
 
 
 class Renderer(Protocol):
     """Turns requests into pixels, in order and ahead of the consumer."""
 
     def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [b, size, size, 3]."""
+        """Each request with its images, uint8 [b, size, size, 3]; index and valid tell what became of damaged ones."""
         ...
 
     def close(self) -> None:
@@ -79,20 +93,26 @@ def train_requests(
 
     `rows` (int64) are the samples in any fixed order; `size` is the images' edge in pixels.
     """
-    for epoch in epochs:
-        order = rows[permutation(len(rows), seed, epoch)]
-        for step in range(first_step if epoch == epochs.start else 0, partition.steps):
-            places, valid = partition.positions(step)
+    group = max(1, _DRAWN_TOGETHER // partition.local_batch_size)
+    for epoch, permuted in epoch_orders(len(rows), seed, epochs):
+        order = rows[permuted]
+        for start in range(first_step if epoch == epochs.start else 0, partition.steps, group):
+            steps = range(start, min(start + group, partition.steps))
+            places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
             index = order[places]
             params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=size)
-            yield Request(epoch=epoch, step=step, index=index, valid=valid, params=params)
+            for number, step in enumerate(steps):
+                part = slice(number * partition.local_batch_size, (number + 1) * partition.local_batch_size)
+                yield Request(
+                    epoch=epoch, step=step, index=index[part], valid=valid[part], params=params.part(part), rows=rows
+                )
 
 
 def eval_requests(rows: Indices, partition: Partition) -> Iterator[Request]:
     """Each of `rows` once, in their order, as they are."""
     for step in range(partition.steps):
         places, valid = partition.positions(step)
-        yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None)
+        yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None, rows=rows)
 
 
 def batches(

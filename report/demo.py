@@ -16,10 +16,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import AugmentConfig
+from configs.schema import ShowConfig
 from evaluation.metrics import Estimate, auc_interval, paired_auc_difference
-from loaders.shards import ShardSet
-from report.figures import auc_bars, sample_grid, training_curves
+from loaders.show import draw_grid
+from report.figures import auc_bars, training_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("demo")
@@ -53,8 +53,7 @@ def main() -> None:
         finished = subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=False)
         if finished.returncode:
             sys.exit(finished.returncode)
-    shards = ShardSet(ROOT / OUT / "shards")
-    sample_grid(shards, AugmentConfig(), ROOT / OUT / "samples.png")
+    draw_grid(ShowConfig(shards=str(ROOT / OUT / "shards")), ROOT / OUT / "samples.png")
     folders = {"/".join(path.parent.parts[-2:]): path.parent for path in sorted((ROOT / OUT / "runs").rglob("best.pt"))}
     training_curves(folders, ROOT / OUT / "training_curves.png")
     judge(console, minutes=(time.perf_counter() - start) / 60)

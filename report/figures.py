@@ -1,42 +1,13 @@
-"""PNG figures of a shard set and of trained members."""
+"""PNG figures of trained members."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
-import numpy as np
-
-from configs.schema import AugmentConfig
-from loaders.augment import draw_params
-from loaders.host import draw_sample
-from loaders.shards import ShardSet
 
 _INK, _MUTED = "#1f2933", "#7b8794"
 _COLOURS = ("#0b6e99", "#d1495b", "#66a182", "#edae49", "#6c4f9e", "#5c677d")
-
-
-def sample_grid(shards: ShardSet, augment: AugmentConfig, path: Path, *, seed: int = 0) -> None:
-    """Three melanomas and three others, as stored and in six epochs of training augmentation."""
-    train = np.flatnonzero(shards.fold >= 0)
-    rows = [index for label in (1, 0) for index in train[shards.target[train] == label][:3]]
-    epochs = 6
-    figure = _figure(1.3 * (epochs + 1), 1.36 * len(rows) + 0.5)
-    axes = figure.subplots(len(rows), epochs + 1, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
-    for line, index in zip(axes, rows, strict=True):
-        for column, axis in enumerate(line):
-            pixels = np.empty((shards.size, shards.size, 3), dtype=np.uint8)
-            params = draw_params(augment, seed=seed, epoch=column, index=np.array([index]), size=shards.size)
-            draw_sample(shards.jpeg(index), params if column else None, 0, pixels)
-            axis.imshow(pixels)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-        label = "melanoma" if shards.target[index] == 1 else "other"
-        line[0].set_ylabel(f"{label}\n{shards.source[index]}", fontsize=8, color=_INK)
-    for column, axis in enumerate(axes[0]):
-        axis.set_title("as stored" if column == 0 else f"epoch {column}", fontsize=9, color=_INK)
-    _save(figure, path)
 
 
 def training_curves(members: dict[str, Path], path: Path) -> None:

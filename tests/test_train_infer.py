@@ -239,6 +239,53 @@ def test_a_member_with_other_settings_is_not_overwritten(
         train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3", f"--{option}", now))
 
 
+def spoil(shards: Path, out: Path, split: str) -> str:
+    """A copy of a shard set with one damaged sample, of the test split or held out in fold 0; returns its key."""
+    shutil.copytree(shards, out)
+    rows = pd.read_parquet(out / "samples.parquet")
+    row = rows[(rows["split"] == split) & (rows["fold"] == (0 if split == "train" else -1))].iloc[1]
+    content = bytearray((out / row["shard"]).read_bytes())
+    content[row["offset"] + 150] ^= 1
+    (out / row["shard"]).write_bytes(content)
+    return str(row["key"])
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_a_damaged_sample_ends_training_or_is_left_out(
+    cache: str, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = spoil(shard_folder, tmp_path / "spoilt", "train")
+    words = tiny(tmp_path / "spoilt", tmp_path / "runs", "--epochs", "2", "--loader.cache", cache)
+    with pytest.raises(UserError, match=f"sample {key} at byte .* is damaged"):
+        train.main(words)
+    train.main([*words, "--loader.on-bad", "substitute"])
+    folder = tmp_path / "runs" / "tiny" / "fold0"
+    rows = pd.read_parquet(shard_folder / "samples.parquet")
+    oof = pd.read_parquet(folder / "oof.parquet")
+    assert set(oof["key"]) == set(rows.loc[rows["fold"] == 0, "key"]) - {key}
+    assert oof[["pred_last", "pred_best"]].notna().all(axis=None)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["damaged"] == 1
+    assert last["wait_ms_p50"] <= last["wait_ms_p99"]
+    said = capsys.readouterr().out
+    assert re.search(r"data (kept up|bounds this run): \d+% of the time went into waiting", said)
+    assert ("loader.cache=ram: 140 images" in said) == (cache == "ram")
+
+
+def test_a_damaged_test_image_is_left_out_and_said(
+    runs: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = spoil(shard_folder, tmp_path / "spoilt", "test")
+    words = ["--runs", str(runs), "--shards", str(tmp_path / "spoilt"), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=f"sample {key} at byte .* is damaged"):
+        infer.main(words)
+    infer.main([*words, "--ensemble", "--loader.on-bad", "substitute"])
+    assert "1 damaged test images have no prediction" in capsys.readouterr().out
+    rows = pd.read_parquet(shard_folder / "samples.parquet")
+    names = pd.read_csv(tmp_path / "out" / "submission_ensemble.csv")["image_name"]
+    assert set(names) == set(rows.loc[rows["split"] == "test", "key"]) - {key}
+
+
 def test_early_stopping_ends_a_run_that_no_longer_improves(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

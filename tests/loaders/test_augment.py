@@ -5,7 +5,7 @@ import pytest
 
 from configs.schema import AugmentConfig
 from loaders.augment import AugmentParams, draw_params
-from loaders.host import augment_sample, flip_and_turn, warp
+from loaders.pixels import changes, finish, load
 
 CONFIG = AugmentConfig()
 OFF = replace(
@@ -31,6 +31,15 @@ def picture(size: int = 32) -> np.ndarray:
     return np.stack([x * 7 % 256, y * 5 % 256, (x + 2 * y) % 256], axis=2).astype(np.uint8)
 
 
+def shown(pixels: np.ndarray, params: AugmentParams, place: int) -> np.ndarray:
+    """What the CPU path makes of a picture by the parameters at one place."""
+    (change,) = changes(params, range(place, place + 1), len(pixels))
+    out = np.empty_like(pixels)
+    load(pixels, change, out)
+    finish(change, out)
+    return out
+
+
 def test_parameters_do_not_depend_on_the_batch_they_are_drawn_in() -> None:
     whole, part = draw(CONFIG), draw(CONFIG, np.array([19_999, 7]))
     for name in vars(whole):
@@ -43,9 +52,7 @@ def test_another_epoch_draws_anew() -> None:
 
 def test_with_everything_off_nothing_happens() -> None:
     params = draw(OFF, np.arange(4))
-    out = np.empty_like(picture(64))
-    augment_sample(picture(64), params, 0, out)
-    np.testing.assert_array_equal(out, picture(64))
+    np.testing.assert_array_equal(shown(picture(64), params, 0), picture(64))
     assert not params.hide_meta.any()
 
 
@@ -74,16 +81,15 @@ def test_all_eight_flips_and_turns_are_equally_likely() -> None:
 @pytest.mark.parametrize("turned", [0.0, 1.0])
 def test_a_flip_by_copy_is_the_flip_by_its_matrix(turned: float) -> None:
     params = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=turned), np.arange(40))
-    rgbx = np.concatenate([picture(), picture()[..., :1]], axis=2)
+    warped = replace(params, dihedral=np.full(40, -1, dtype=np.int8))
     for place in range(40):
-        expected = warp(rgbx, params.affine[place])
-        np.testing.assert_array_equal(flip_and_turn(picture(), int(params.dihedral[place])), expected)
+        np.testing.assert_array_equal(shown(picture(), params, place), shown(picture(), warped, place))
     assert len(set(params.dihedral.tolist())) >= 4
 
 
 def test_quarter_turns_are_numpys_rotations() -> None:
     params = draw(replace(OFF, quarter_turn=1.0), np.arange(60))
-    made = {flip_and_turn(picture(), int(code)).tobytes() for code in params.dihedral}
+    made = {shown(picture(), params, place).tobytes() for place in range(60)}
     assert made == {np.rot90(picture(), turns).tobytes() for turns in range(4)}
 
 
@@ -122,8 +128,64 @@ def test_holes_are_black_within_their_size_and_number() -> None:
     assert edges.max() <= 17
     assert boxes.min() >= 0
     assert boxes.max() <= 64
-    out = np.empty((64, 64, 3), dtype=np.uint8)
-    augment_sample(np.full((64, 64, 3), 200, dtype=np.uint8), params, 0, out)
+    out = shown(np.full((64, 64, 3), 200, dtype=np.uint8), params, 0)
     left, top, right, bottom = boxes[0, 0]
     assert not out[top:bottom, left:right].any()
     assert (out == 200).any()
+
+
+@pytest.mark.parametrize(
+    ("field", "limit", "measured"),
+    [
+        ("contrast", 0.2, lambda colour: colour[:, :, :3].sum(axis=2).mean(axis=1) - 1),
+        ("brightness", 0.2, lambda colour: colour[:, 0, 3] / 255),
+    ],
+)
+def test_brightness_and_contrast_are_uniform_over_their_ranges(field: str, limit: float, measured: object) -> None:
+    others = {name: 0.0 for name in ("brightness", "contrast") if name != field}
+    values = measured(draw(replace(OFF, brightness_contrast=1.0, **others)).colour)  # type: ignore[operator]
+    assert_uniform(values, limit)
+
+
+def test_hue_turns_and_saturation_stretches_the_chroma_and_value_lifts_all_channels() -> None:
+    """In the plane of a luma-preserving rotation; angle and length of where a pure red's chroma goes."""
+    yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    config = replace(OFF, hue_saturation_value=1.0)
+    colour = draw(config).colour.astype(np.float64)
+    before = yiq @ np.array([1.0, 0.0, 0.0])
+    after = (colour[:, :, :3] @ np.array([1.0, 0.0, 0.0])) @ yiq.T
+    np.testing.assert_allclose(after[:, 0], before[0], atol=1e-6)
+    turned = (after[:, 1] + 1j * after[:, 2]) / (before[1] + 1j * before[2])
+    assert_uniform(np.rad2deg(np.angle(turned)), config.hue)
+    assert_uniform(np.abs(turned) - 1, config.saturation)
+    assert_uniform(colour[:, 0, 3] / 255, config.value)
+
+
+def test_the_number_of_holes_is_uniform_and_their_edges_are_within_half_and_all_of_the_largest() -> None:
+    config = replace(OFF, coarse_dropout=1.0, holes=4, hole_size=0.25)
+    boxes = draw(config, size=1000).boxes.astype(np.float64)
+    filled = boxes[..., 2] > 0
+    np.testing.assert_allclose(np.bincount(filled.sum(axis=1), minlength=5)[1:] / len(MANY), 0.25, atol=0.02)
+    inside = filled & (boxes[..., :2] > 0).all(axis=2) & (boxes[..., 2:] < 1000).all(axis=2)
+    for axis in (0, 1):
+        # Whole holes are a little smaller than all of them, because the largest ones cross the edge most often.
+        assert_uniform((boxes[..., axis + 2] - boxes[..., axis])[inside] - 187.5, 63.5, slack=0.04)
+        assert_uniform(((boxes[..., axis + 2] + boxes[..., axis]) / 2)[filled] - 500, 500, slack=0.03)
+
+
+def test_draws_of_one_sample_of_neighbours_and_of_epochs_are_unrelated() -> None:
+    config = replace(OFF, shift_scale_rotate=1.0, hue_saturation_value=1.0, brightness_contrast=1.0)
+    one, other = draw(config), draw(config, epoch=1)
+    angle, later = (np.arctan2(params.affine[:, 0, 1], params.affine[:, 0, 0]) for params in (one, other))
+    columns = [angle, one.affine[:, 0, 2], one.affine[:, 1, 2], one.colour[:, 0, 3], np.roll(angle, 1), later]
+    unrelated = np.corrcoef(columns) - np.eye(len(columns))
+    # Shift and angle are turned into one another by the matrix, without a correlation on average.
+    assert np.abs(unrelated).max() < 5 / np.sqrt(len(MANY))
+
+
+def assert_uniform(values: np.ndarray, limit: float, slack: float = 0.002) -> None:
+    """Uniform over [-limit, limit], by the largest gap between the distributions (Kolmogorov-Smirnov, 1 in 10,000)."""
+    assert np.abs(values).max() <= limit * 1.001 + 0.5 * (limit > 1)
+    places = np.sort((values / limit + 1) / 2)
+    gap = np.abs(places - (np.arange(len(values)) + 0.5) / len(values)).max()
+    assert gap < 2.23 / np.sqrt(len(values)) + slack

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import AugmentConfig
-from loaders.shards import ShardSet
-from report.figures import auc_bars, sample_grid, training_curves
+from report.figures import auc_bars, training_curves
 
 
 def coloured(path: Path) -> np.ndarray:
@@ -15,11 +13,6 @@ def coloured(path: Path) -> np.ndarray:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.std() > 5
     return pixels
-
-
-def test_the_sample_grid_shows_each_stored_picture(shard_folder: Path, tmp_path: Path) -> None:
-    sample_grid(ShardSet(shard_folder), AugmentConfig(), tmp_path / "grid.png")
-    assert coloured(tmp_path / "grid.png").shape[1] > 1000
 
 
 def test_curves_are_drawn_from_metrics_that_may_lack_an_auc(tmp_path: Path) -> None:

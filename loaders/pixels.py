@@ -1,0 +1,150 @@
+"""One picture at a time on the CPU: decoded, flipped, warped, coloured and cut out in its place in a batch.
+
+What makes it fast, measured on 256 px: a flip from left to right is a reversal of bytes where the row was decoded as
+BGR; four channels turn and warp in less than half the time of three; everything else happens in place, in the cache
+of one core.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+
+from loaders.augment import AugmentParams
+
+Pixels = npt.NDArray[np.uint8]
+
+LEFT_RIGHT, UPSIDE_DOWN, TRANSPOSE = 1, 2, 4  # the bits of AugmentParams.dihedral
+WARP = -1
+_TO_LAYOUT = {"BGR": cv2.COLOR_RGB2BGR, "RGBX": cv2.COLOR_RGB2RGBA}
+
+
+class Changes(NamedTuple):
+    """What is done to one picture of `size` x `size` pixels.
+
+    dihedral: as in AugmentParams, -1 where `matrix` (float64 [2, 3], output to input, pixel centres at whole numbers)
+    is to be used; colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black.
+    """
+
+    dihedral: int
+    matrix: npt.NDArray[np.float64]
+    colour: npt.NDArray[np.float32] | None
+    boxes: list[list[int]]
+
+
+UNCHANGED = Changes(0, np.eye(2, 3), None, [])
+
+
+def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[Changes]:
+    """The changes of the samples at `places`; none at all where `params` is None."""
+    if params is None:
+        yield from (UNCHANGED for _ in places)
+        return
+    part = params.part(slice(places.start, places.stop))
+    centre = (size - 1) / 2  # OpenCV counts pixel centres at whole numbers
+    matrices = part.affine.astype(np.float64)
+    matrices[:, :, 2] += centre - matrices[:, :, :2].sum(axis=2) * centre
+    recolour: list[bool] = part.recolour.tolist()
+    cut = np.flatnonzero(part.boxes.any(axis=(1, 2))).tolist()
+    for place, dihedral in enumerate(part.dihedral.tolist()):
+        boxes = [box for box in part.boxes[place].tolist() if box[2]] if place in cut else []
+        yield Changes(dihedral, matrices[place], part.colour[place] if recolour[place] else None, boxes)
+
+
+def decode(jpeg: memoryview, change: Changes, out: Pixels) -> None:
+    """Decode a JPEG of out's size, uint8 [H, W, 3], to where `finish` looks for it.
+
+    Raises ValueError where the JPEG is damaged.
+    """
+    layout, place = _first_stop(change, out)
+    simplejpeg.decode_jpeg(jpeg, layout, buffer=place)
+
+
+def load(pixels: Pixels, change: Changes, out: Pixels) -> None:
+    """The same for a picture that is decoded already, RGB [H, W, 3]."""
+    layout, place = _first_stop(change, out)
+    if layout == "RGB":
+        np.copyto(place, pixels)
+    else:
+        cv2.cvtColor(pixels, _TO_LAYOUT[layout], dst=place)
+
+
+def finish(change: Changes, out: Pixels) -> None:
+    """Turn what `decode` or `load` left into the changed picture, RGB in `out`."""
+    code, last = change.dihedral, _last_stop(change, out)
+    if code == WARP or code & TRANSPOSE:
+        _turn(change, last)
+    elif code & LEFT_RIGHT:  # BGR, read backwards, is RGB
+        rows = last.reshape(len(out), -1)
+        cv2.flip(rows, -1 if code & UPSIDE_DOWN else 1, dst=rows)
+    elif code:
+        cv2.flip(last, 0, dst=last)
+    if change.colour is not None:
+        cv2.transform(last, change.colour, dst=out)
+    for left, top, right, bottom in change.boxes:
+        out[top:bottom, left:right] = 0
+
+
+def _first_stop(change: Changes, out: Pixels) -> tuple[str, Pixels]:
+    """The layout to decode to, and the buffer."""
+    code = change.dihedral
+    if code == WARP or code & TRANSPOSE:
+        return "RGBX", _desk(len(out)).rgbx
+    return "BGR" if code & LEFT_RIGHT else "RGB", _last_stop(change, out)
+
+
+def _last_stop(change: Changes, out: Pixels) -> Pixels:
+    """Where the picture lies when all is done but its colours, which OpenCV does not change in place without a copy."""
+    return out if change.colour is None else _desk(len(out)).rgb
+
+
+def _turn(change: Changes, last: Pixels) -> None:
+    desk = _desk(len(last))
+    if change.dihedral == WARP:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(desk.rgbx, change.matrix, (len(last), len(last)), dst=desk.turned, flags=flags)  # black outside
+    else:
+        flips = change.dihedral & ~TRANSPOSE
+        if flips:
+            cv2.flip(desk.rgbx, {LEFT_RIGHT: 1, UPSIDE_DOWN: 0}.get(flips, -1), dst=desk.rgbx)
+        cv2.transpose(desk.rgbx, dst=desk.turned)
+    cv2.cvtColor(desk.turned, cv2.COLOR_RGBA2RGB, dst=last)
+
+
+class _Desk:
+    """Pictures of one size that one thread works on, small enough to stay in its core's cache."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.rgbx, self.turned = (empty_pictures((size, size, 4)).numpy() for _ in range(2))
+        self.rgb = empty_pictures((size, size, 3)).numpy()
+
+
+def empty_pictures(shape: tuple[int, ...], *, pinned: bool = False) -> torch.Tensor:
+    """A uint8 buffer for pictures that are still to be worked on, [..., W, C], in pinned memory where asked.
+
+    It begins 16 bytes off a multiple of 32. libjpeg-turbo writes rows that lie on one past the cache, to memory, from
+    where the next operation must fetch them again: a warp then takes 2.4 times as long.
+    """
+    count = math.prod(shape)
+    # numpy asks the kernel for huge pages, torch does not.
+    block = torch.empty(count + 64, dtype=torch.uint8, pin_memory=True) if pinned else np.empty(count + 64, np.uint8)
+    flat = torch.as_tensor(block)
+    start = 16 + -flat.data_ptr() % 32
+    return flat[start : start + count].view(shape)
+
+
+_threads = threading.local()
+
+
+def _desk(size: int) -> _Desk:
+    desk: _Desk | None = getattr(_threads, "desk", None)
+    if desk is None or desk.size != size:
+        desk = _threads.desk = _Desk(size)
+    return desk

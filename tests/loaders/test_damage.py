@@ -1,0 +1,111 @@
+"""Samples whose bytes are not those that prep wrote."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from streams import BATCH, CPU, TIERS, digests, joined, stream
+
+from configs.errors import UserError
+from configs.schema import LoaderConfig
+from loaders.order import Partition
+from loaders.placement import open_loader
+from loaders.shards import ShardSet
+from loaders.stream import Batch, batches, eval_requests
+
+BAD = (3, 40, 41)  # places among the rows outside fold 0
+
+
+def bad(shards: ShardSet) -> list[int]:
+    return shards.train_rows(0)[list(BAD)].tolist()
+
+
+@pytest.fixture(scope="module")
+def damaged(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """The small shard set with one bit flipped in each of three training samples."""
+    folder = tmp_path_factory.mktemp("damaged") / "set"
+    shutil.copytree(shard_folder, folder)
+    shards = ShardSet(folder)
+    for index in bad(shards):
+        path = folder / shards._files[shards._file[index]]
+        content = bytearray(path.read_bytes())
+        content[int(shards._offset[index]) + 200] ^= 1
+        path.write_bytes(content)
+    return ShardSet(folder)
+
+
+def substituting(tier: str, most: int = 10) -> LoaderConfig:
+    config = TIERS[tier]
+    return LoaderConfig(placement=config.placement, cache=config.cache, on_bad="substitute", max_bad=most)
+
+
+def evaluated(shards: ShardSet, config: LoaderConfig, rows: np.ndarray) -> list[Batch]:
+    requests = eval_requests(rows, Partition(samples=len(rows), batch_size=BATCH))
+    with open_loader(config, shards, rows, CPU, threads=2) as loader:
+        seen = list(batches(shards, "clinical", loader.renderer(BATCH), requests, CPU))
+        assert set(loader.source.damage.found) == set(bad(shards))
+    return seen
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_by_default_the_first_one_ends_the_run_and_is_named(damaged: ShardSet, tier: str) -> None:
+    rows, first = damaged.train_rows(0)[:16], bad(damaged)[0]
+    offset, shard = int(damaged._offset[first]), damaged._files[damaged._file[first]]
+    with pytest.raises(UserError, match=rf"{shard}: sample {damaged.key[first]} at byte {offset} is damaged"):
+        evaluated(damaged, TIERS[tier], rows)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_stand_in_is_the_same_from_every_tier_and_at_any_world_size(damaged: ShardSet, tier: str) -> None:
+    expected = digests(list(stream(damaged, substituting("host"))))
+    assert digests(list(stream(damaged, substituting(tier)))) == expected
+    ranks = [list(stream(damaged, substituting(tier), rank=rank, world=2)) for rank in range(2)]
+    assert digests([joined(list(parts)) for parts in zip(*ranks, strict=True)]) == expected
+
+
+def test_a_stand_in_comes_from_the_same_rows_with_its_own_label(
+    damaged: ShardSet, shard_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = list(stream(ShardSet(shard_folder), TIERS["host"]))
+    with caplog.at_level(logging.WARNING):
+        seen = list(stream(damaged, substituting("host")))
+    assert len(seen) == len(sound)
+    replaced = 0
+    for batch, whole in zip(seen, sound, strict=True):
+        assert batch.valid.tolist() == whole.valid.tolist()
+        other = batch.index != whole.index
+        assert set(whole.index[other].tolist()) <= set(bad(damaged))
+        replaced += int(other.sum())
+        np.testing.assert_array_equal(batch.target.numpy(), damaged.target[batch.index.numpy()])
+        assert torch.equal(batch.image[~other], whole.image[~other])
+        assert not set(batch.index.tolist()) & set(bad(damaged))
+        assert np.isin(batch.index.numpy(), damaged.train_rows(0)).all()
+    assert replaced >= 2 * len(BAD)
+    assert len(caplog.records) == len(BAD), "each damaged sample is logged once"
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_an_evaluation_leaves_damaged_samples_out(damaged: ShardSet, tier: str) -> None:
+    rows = np.arange(140)
+    seen = evaluated(damaged, substituting(tier), rows)
+    counted = torch.cat([batch.index[batch.valid] for batch in seen]).tolist()
+    assert sorted(counted) == sorted(set(rows.tolist()) - set(bad(damaged)))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_too_many_of_them_end_the_run(damaged: ShardSet, tier: str) -> None:
+    with pytest.raises(UserError, match=r"3 damaged samples are more than loader\.max_bad=2; the last: .* is damaged"):
+        list(stream(damaged, substituting(tier, most=2), range(2)))
+
+
+def test_stand_ins_that_are_damaged_too_are_passed_over_until_none_is_left(damaged: ShardSet) -> None:
+    rows = np.array(bad(damaged))
+    requests = eval_requests(rows, Partition(samples=3, batch_size=3))
+    with (
+        open_loader(substituting("host"), damaged, rows, CPU, threads=1) as loader,
+        pytest.raises(UserError, match="none of 64 stand-ins"),
+    ):
+        list(loader.renderer(3).render(requests))

@@ -1,0 +1,100 @@
+"""The GPU placements against the host path and against each other; on a machine with CUDA."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from streams import BATCH, TIERS, digests, joined, stream
+
+from configs.schema import LoaderConfig
+from loaders.order import Partition
+from loaders.placement import open_loader
+from loaders.shards import ShardSet
+from loaders.stream import eval_requests
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GPU = {
+    "mixed": LoaderConfig(placement="dali-gpu"),
+    "cpu decode": LoaderConfig(placement="dali-gpu", decode="cpu"),
+    "mixed, gpu": LoaderConfig(placement="dali-gpu", cache="gpu"),
+    "mixed, ram": LoaderConfig(placement="dali-gpu", cache="ram"),
+    "cpu decode, gpu": LoaderConfig(placement="dali-gpu", decode="cpu", cache="gpu"),
+}
+
+
+@pytest.fixture
+def shards(shard_folder: Path) -> ShardSet:
+    return ShardSet(shard_folder)
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("tier", GPU)
+def test_the_gpu_shows_the_host_paths_pictures(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+    for gpu, host in zip(stream(shards, GPU[tier], device=cuda), stream(shards, TIERS["host"]), strict=True):
+        assert torch.equal(gpu.index, host.index)
+        assert torch.equal(gpu.meta, host.meta)
+        assert (gpu.image.int() - host.image.int()).abs().float().mean() <= 2
+
+
+@pytest.mark.parametrize("tier", GPU)
+def test_plain_pictures_are_the_host_paths(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+    rows = np.arange(96)
+    requests = list(eval_requests(rows, Partition(samples=96, batch_size=24)))
+    with (
+        open_loader(GPU[tier], shards, rows, cuda, threads=2) as gpu,
+        open_loader(TIERS["host"], shards, rows, torch.device("cpu"), threads=2) as host,
+    ):
+        pairs = zip(gpu.renderer(24).render(requests), host.renderer(24).render(requests), strict=True)
+        for (_, ours), (_, theirs) in pairs:
+            assert ours.device == cuda
+            assert (ours.cpu().int() - theirs.int()).abs().float().mean() <= 2
+
+
+def test_kept_pixels_give_the_same_bytes_as_decoding_anew(shards: ShardSet, cuda: torch.device) -> None:
+    for decode, kept in (("mixed", ("mixed, gpu", "mixed, ram")), ("cpu decode", ("cpu decode, gpu",))):
+        expected = digests(list(stream(shards, GPU[decode], device=cuda)))
+        for tier in kept:
+            assert digests(list(stream(shards, GPU[tier], device=cuda))) == expected
+
+
+@pytest.mark.parametrize("tier", ["mixed", "cpu decode", "mixed, gpu"])
+def test_the_gpus_stream_is_the_same_at_any_world_size_and_from_any_step(
+    shards: ShardSet, tier: str, cuda: torch.device
+) -> None:
+    whole = digests(list(stream(shards, GPU[tier], device=cuda)))
+    ranks = [list(stream(shards, GPU[tier], rank=rank, world=2, device=cuda)) for rank in range(2)]
+    assert digests([joined(list(parts)) for parts in zip(*ranks, strict=True)]) == whole
+    steps = len(whole) // 2
+    for step in (0, 1, steps - 1):
+        taken_up = stream(shards, GPU[tier], range(1, 2), first_step=step, device=cuda)
+        assert digests(list(taken_up)) == whole[steps + step :]
+
+
+@pytest.mark.parametrize("tier", ["host", "dali-cpu", "host, ram"])
+def test_batches_reach_the_gpu_whole_while_it_is_busy(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+    expected = digests(list(stream(shards, TIERS[tier])))
+    work = torch.randn(4096, 4096, device=cuda)
+    seen = []
+    for batch in stream(shards, TIERS[tier], device=cuda):
+        for _ in range(20):
+            work = torch.tanh(work @ work)
+        seen.append(batch)
+    assert digests(seen) == expected
+
+
+@pytest.mark.parametrize("tier", GPU)
+def test_ten_epochs_leave_the_gpus_memory_flat(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+    free = []
+    for batch in stream(shards, GPU[tier], range(10), device=cuda):
+        if batch.step == 0:
+            torch.cuda.synchronize()
+            free.append(torch.cuda.mem_get_info(cuda)[0])
+    assert free[2] - free[-1] < 8 * 2**20 * BATCH / 16, free

@@ -1,0 +1,175 @@
+"""What a stream leaves behind: nothing."""
+
+import gc
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streams import BATCH, CPU, TIERS, requests_of, stream
+
+from loaders.order import Partition
+from loaders.placement import open_loader
+from loaders.shards import ShardSet
+from loaders.stream import batches, eval_requests
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def shards(shard_folder: Path) -> ShardSet:
+    return ShardSet(shard_folder)
+
+
+def our_threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if "renderer" in one.name or "epoch-order" in one.name]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_threads_end_with_the_loader(shards: ShardSet, tier: str) -> None:
+    list(stream(shards, TIERS[tier], range(1)))
+    assert not our_threads()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_threads_end_when_the_consumer_fails(shards: ShardSet, tier: str) -> None:
+    def fail_in_the_middle() -> None:
+        with open_loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
+            for number, _ in enumerate(loader.renderer(BATCH).render(requests_of(shards))):
+                if number == 2:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_in_the_middle()
+    gc.collect()
+    assert not our_threads()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_an_abandoned_run_leaves_nothing_to_the_next_one(shards: ShardSet, tier: str) -> None:
+    rows = np.arange(64)
+    partition = Partition(samples=64, batch_size=8)
+    with open_loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
+        renderer = loader.renderer(8)
+        broken = batches(shards, "clinical", renderer, eval_requests(rows, partition), CPU)
+        next(broken)
+        broken.close()  # type: ignore[attr-defined]
+        gc.collect()
+        whole = [
+            batch.index.numpy() for batch in batches(shards, "clinical", renderer, eval_requests(rows, partition), CPU)
+        ]
+    np.testing.assert_array_equal(np.concatenate(whole), rows)
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, in MiB."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * 4096 / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("tier", TIERS)
+def test_fifty_epochs_leave_memory_flat(shards: ShardSet, tier: str) -> None:
+    seen = []
+    with open_loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
+        for request, _ in loader.renderer(BATCH).render(requests_of(shards, range(50))):
+            if request.step == 0:
+                seen.append(resident_mib())
+    assert len(seen) == 50
+    # One batch of 16 pictures takes 0.2 MiB: a leak of one an epoch would show.
+    assert max(seen[40:]) - max(seen[5:15]) < 4, seen
+
+
+_INTERRUPTED = """
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from loaders import dali_cpu, host
+from streams import CPU, TIERS, requests_of
+from loaders.placement import open_loader
+from loaders.shards import ShardSet
+from loaders.stream import batches
+
+def slow(change, out, finish=host.finish):  # so that work still waits in the queue
+    time.sleep(0.002)
+    finish(change, out)
+
+host.finish = dali_cpu.finish = slow
+
+class Consumer:
+    def __init__(self, shards, loader):
+        self.stream = batches(shards, "clinical", loader.renderer(16), requests_of(shards, range(100)), CPU)
+
+    def run(self):
+        for number, batch in enumerate(self.stream):
+            if number == 2:
+                raise KeyboardInterrupt
+
+shards = ShardSet(Path(sys.argv[1]))
+try:
+    config = replace(TIERS["TIER-NAME"], prefetch=16)
+    with open_loader(config, shards, shards.train_rows(0), CPU, threads=1) as loader:
+        consumer = Consumer(shards, loader)
+        consumer.run()
+except KeyboardInterrupt:
+    pass
+del consumer, loader
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_loader_closes_before_the_stream_that_is_still_held(shard_folder: Path, tier: str, tmp_path: Path) -> None:
+    """As after Ctrl-C in training: much is queued, the stream is an attribute, and the loader goes first."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(_INTERRUPTED.replace("TIER-NAME", tier))
+    words = [sys.executable, str(script), str(shard_folder), str(ROOT), str(Path(__file__).parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("ended\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("tier", ["host", "dali-cpu"])
+def test_ctrl_c_ends_a_stream_at_once(shard_folder: Path, tier: str, tmp_path: Path) -> None:
+    script = tmp_path / "forever.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "sys.path[:0] = sys.argv[2:]\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from streams import TIERS, stream\nfrom loaders.shards import ShardSet\n"
+        "for batch in stream(ShardSet(Path(sys.argv[1])), TIERS['" + tier + "'], range(1_000_000)):\n"
+        "    if (batch.epoch, batch.step) == (1, 0): print('running', flush=True)\n"
+    )
+    words = [sys.executable, str(script), str(shard_folder), str(ROOT), str(Path(__file__).parent)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert errors.rstrip().endswith("KeyboardInterrupt"), errors
+    assert process.returncode not in (0, None)
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of open files are Unix")
+def test_more_shards_than_the_limit_of_open_files_allows(shard_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "many.py"
+    script.write_text(
+        "import resource, sys\nfrom pathlib import Path\nimport numpy as np\nsys.path.insert(0, sys.argv[2])\n"
+        "from loaders.shards import ShardSet\n"
+        "shards = ShardSet(Path(sys.argv[1]))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), int(sys.argv[4])))\n"
+        "print(len(shards.jpegs(np.arange(len(shards)))))\n"
+    )
+    words = [sys.executable, str(script), str(shard_folder), str(ROOT)]
+    count = len(ShardSet(shard_folder))
+    raised = subprocess.run([*words, "6", "200"], capture_output=True, text=True, check=False, timeout=60)
+    assert raised.stdout == f"{count}\n", raised.stderr
+    refused = subprocess.run([*words, "6", "6"], capture_output=True, text=True, check=False, timeout=60)
+    assert "too many shards for this process's open files: raise ulimit -n" in refused.stderr
