@@ -114,20 +114,29 @@ def _rates(part: dict[str, Any], reference: str) -> str:
 
 
 def _loader(record: dict[str, Any]) -> list[str]:
-    config = record["config"]
+    config, made, planning = record["config"], record["set"], record["planning"]
     lines = [
-        f"**Loader alone**, {config['size']} px JPEGs of {record['mean_jpeg_bytes'] / 1000:.0f} KB on average, batch "
-        f"{config['batch_size']}, {config['threads']} threads, {config['rounds']} interleaved rounds; ratio to bare "
-        f"libjpeg-turbo decoding in the same round. {_where(record)}",
+        f"**Loader alone**, {made['size']} px JPEGs of {made['mean_jpeg_bytes'] / 1000:.0f} KB on average, batch "
+        f"{config['batch_size']}, {config['threads']} threads, {config['rounds']} interleaved rounds of "
+        f"{config['images']:,} images; ratio to bare libjpeg-turbo decoding in the same round. {_where(record)}",
         "",
-        "| loader | images/s, median (min to max) | ratio |",
+        "| loader | images/s, median (min to max) | ratio (min to max) |",
         "| --- | --- | --- |",
     ]
     for name, one in record["images_per_s"].items():
         lines.append(
-            f"| {name} | {one['median']:,.0f} ({one['low']:,.0f} to {one['high']:,.0f}) | {one['ratio']:.2f} |"
+            f"| {name} | {one['median']:,.0f} ({one['low']:,.0f} to {one['high']:,.0f}) "
+            f"| {one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f}) |"
         )
-    return lines
+    first = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in record["first_batch_s"].items())
+    return [
+        *lines,
+        "",
+        f"First batch, from the folder's name on: {first}. Order and parameters of an epoch of 1,000,000 samples cost "
+        f"{planning['order_us_a_step']:.0f} + {planning['params_us_a_step']:.0f} us a step, "
+        f"{planning['share_of_a_step']:.1%} of the shortest one in the table that decodes and augments; the meter "
+        f"{record['meter']['us_a_step']:.0f} us, {record['meter']['share_of_a_step']:.2%}.",
+    ]
 
 
 def _where(record: dict[str, Any]) -> str:
