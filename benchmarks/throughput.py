@@ -29,6 +29,7 @@ from configs.schema import AugmentConfig, LoaderConfig
 from loaders.augment import draw_params
 from loaders.meter import StageClock, WaitMeter
 from loaders.order import Partition, permutation
+from loaders.pixels import empty_pictures
 from loaders.placement import Loader, open_loader
 from loaders.reference import reference_loader
 from loaders.shards import ShardSet
@@ -49,6 +50,7 @@ _WORKLOADS = {
     "full augmentation": AugmentConfig(),
 }
 _BARE = "bare libjpeg-turbo decode"
+_TO_BATCHES = "the same, checksums, to batches in memory"
 _PARITY_IMAGES = 512
 
 
@@ -124,6 +126,7 @@ def _contenders(config: ThroughputConfig, shards: ShardSet, opened: ExitStack) -
     rows = np.flatnonzero(shards.fold >= 0)
     contenders: dict[str, Callable[[int], int]] = {
         _BARE: _bare(config, shards, rows),
+        _TO_BATCHES: _bare(config, shards, rows, to_batches=True),
         "webdataset, Pillow, torch; flips": _reference(config, shards),
     }
     for name, loader_config in _loaders().items():
@@ -139,20 +142,30 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", 0) if "gpu" in name else torch.device("cpu")
 
 
-def _bare(config: ThroughputConfig, shards: ShardSet, rows: np.ndarray) -> Callable[[int], int]:
-    """Bytes in memory to pixels in one reused buffer a thread: nothing that a loader could do without."""
-    jpegs = [bytes(shards.jpeg(int(row))) for row in np.resize(rows, config.images)]
-    parts = [jpegs[start : start + 64] for start in range(0, len(jpegs), 64)]
+def _bare(
+    config: ThroughputConfig, shards: ShardSet, rows: np.ndarray, *, to_batches: bool = False
+) -> Callable[[int], int]:
+    """Bytes in memory to pixels in one reused buffer a thread: nothing that a loader could do without.
 
-    def decode(part: list[bytes]) -> None:
-        pixels = np.empty((shards.size, shards.size, 3), dtype=np.uint8)
-        for jpeg in part:
-            simplejpeg.decode_jpeg(jpeg, buffer=pixels)
+    `to_batches` adds the least that any loader must do besides: check each JPEG where it lies in its shard, and leave
+    the pixels in batches, in as many buffers as the host path has.
+    """
+    index = np.resize(rows, config.images)
+    jpegs = [] if to_batches else [bytes(jpeg) for jpeg in shards.jpegs(index)]
+    shape = (shards.size, shards.size, 3)
+    ring = empty_pictures(((config.prefetch + 2) * config.batch_size if to_batches else 1, *shape)).numpy()
+
+    def decode(start: int) -> None:
+        places = range(start, min(start + 32, config.images))
+        part = shards.jpegs(index[start : places.stop]) if to_batches else jpegs[start : places.stop]
+        own = empty_pictures(shape).numpy()
+        for place, jpeg in zip(places, part, strict=True):
+            simplejpeg.decode_jpeg(jpeg, buffer=ring[place % len(ring)] if to_batches else own)
 
     def run(_: int) -> int:
         with ThreadPoolExecutor(config.threads) as pool:
-            list(pool.map(decode, parts))
-        return len(jpegs)
+            list(pool.map(decode, range(0, config.images, 32)))
+        return config.images
 
     return run
 

@@ -100,7 +100,7 @@ class DaliPipeline:
                 self._pipeline.schedule_run()
                 self._source.clock.batch(len(request.index), 1)
                 yield request, images
-                del images
+                del images  # DALI may fill it again while the next one is waited for
         except GeneratorExit:
             self._drain()
             raise
