@@ -29,7 +29,7 @@ from benchmarks.environment import environment, write_record
 from configs.cli import parse, run_command
 from configs.errors import UserError
 from configs.machine import usable_cores
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from prep.images import store_image
 from prep.pack import ShardTask, pack_shard
 from prep.pool import Workers

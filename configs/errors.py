@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     Commands print it as one line and exit with code 2; anything else that escapes is a defect of ours.
     """
+
+
+def check(good: bool, name: str, value: object, remedy: str) -> None:
+    """Raise UserError, naming the setting and its value, where it is not `good`."""
+    if not good:
+        raise UserError(f"{name}={value!r} is out of range: {remedy}")

@@ -1,4 +1,4 @@
-"""Every setting of every command: frozen dataclasses, checked when they are made.
+"""Every setting of training, inference and the loaders: frozen dataclasses, checked when they are made.
 
 The defaults of `TrainConfig` are the reference recipe (EfficientNet-B1, 256 px, 15 epochs); a YAML file in
 this folder holds what another backbone wants different.
@@ -7,150 +7,9 @@ this folder holds what another backbone wants different.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from configs.errors import UserError
+from configs.errors import check
 
 Probability = float
-Fit = Literal["squash", "crop", "pad"]
-Subsampling = Literal["4:2:0", "4:4:4"]
-DuplicatePolicy = Literal["drop", "group", "keep"]
-FoldScheme = Literal["grouped", "random"]
-
-
-def _check(good: bool, name: str, value: object, remedy: str) -> None:
-    if not good:
-        raise UserError(f"{name}={value!r} is out of range: {remedy}")
-
-
-def _check_inputs(isic2020: str | None, isic2019: str | None, master: str | None) -> None:
-    if isic2020 is None and isic2019 is None and master is None:
-        raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
-
-
-def _check_folds(folds: int, seed: int, workers: int) -> None:
-    _check(2 <= folds <= 100, "folds", folds, "give 2 to 100 folds")
-    _check(seed >= 0, "seed", seed, "give 0 or more")
-    _check(workers >= 0, "workers", workers, "give 0 (one a core) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepConfig:
-    """What `prep/shard.py` is asked for."""
-
-    isic2020: str | None = None
-    """Folder of the ISIC 2020 download, in Kaggle's layout, the archive's, or resized by others."""
-    isic2019: str | None = None
-    """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
-    master: str | None = None
-    """Merged master CSV (image_name, target, year, filepath): it names the training images and where they lie; the
-    tables of --isic2020 and --isic2019 tell the rest, unless the master holds that too (prep/merge.py writes such)."""
-    extra: str | None = None
-    """CSV of an outside set: image, target, and optionally group, diagnosis, sex, age and site."""
-    extra_role: Literal["evaluate", "train"] = "evaluate"
-    """evaluate: the outside set is a split of its own, named extra; train: its rows join the training folds."""
-    out: str = "shards/isic"
-    """Folder of the shard set to make; it must not hold another one."""
-    size: int = 256
-    """Edge of the stored square images, in pixels (16 to 2048)."""
-    fit: Fit = "squash"
-    """How an image becomes square: squash changes its aspect, crop takes its middle, pad adds black bars."""
-    quality: int = 96
-    """JPEG quality of the stored images (50 to 100). At 95 the finest hairs of a 24-megapixel original fall
-    below 38 dB."""
-    subsampling: Subsampling = "4:2:0"
-    """Chroma subsampling of the stored images; 4:4:4 takes a quarter more space and time to decode."""
-    duplicates: DuplicatePolicy = "drop"
-    """What to do with training images that occur twice: drop all but the best where their labels agree; group: keep
-    them, in one fold; keep: let the folds ignore them, which leaks (for comparison only)."""
-    folds: int = 5
-    """Number of cross-validation folds (2 to 100); those of --folds-file are counted."""
-    fold_scheme: FoldScheme = "grouped"
-    """grouped: no patient, lesion or duplicate crosses folds; random ignores them and leaks (for comparison only)."""
-    folds_file: str | None = None
-    """CSV (image_name, fold) of an outside assignment, instead of our own; it is audited the same way."""
-    seed: int = 0
-    """Seed of the fold assignment and of the global shuffle."""
-    workers: int = 0
-    """Processes that resize images; 0 means one a core. The result does not depend on it."""
-    missing: Literal["fail", "skip"] = "fail"
-    """What to do when the tables name images that the folders do not hold."""
-    on_bad: Literal["fail", "skip"] = "fail"
-    """What to do with images that cannot be decoded whole; either way all of them are listed in rejected.csv."""
-    samples_per_shard: int = 1024
-    """Samples in one tar file, the last one of a split and fold excepted (1 or more)."""
-
-    def __post_init__(self) -> None:
-        _check_inputs(self.isic2020, self.isic2019, self.master)
-        _check_folds(self.folds, self.seed, self.workers)
-        both = self.folds_file is not None and self.fold_scheme != "grouped"
-        _check(not both, "fold_scheme", self.fold_scheme, "--folds-file brings its own folds: give one of them")
-        _check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
-        _check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
-        _check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeConfig:
-    """What `prep/merge.py` is asked for."""
-
-    isic2020: str | None = None
-    """Folder of the ISIC 2020 download."""
-    isic2019: str | None = None
-    """Folder of the ISIC 2019 download."""
-    out: str = "train_merged_master.csv"
-    """The CSV file to write."""
-    look: bool = False
-    """Also read every picture, for duplicates that the tables do not list. Only then are the folds surely those of
-    prep/shard.py; it takes as long as packing does."""
-    folds: int = 5
-    """Number of cross-validation folds (2 to 100)."""
-    seed: int = 0
-    """Seed of the fold assignment."""
-    workers: int = 0
-    """Processes that read images; 0 means one a core."""
-
-    def __post_init__(self) -> None:
-        _check_inputs(self.isic2020, self.isic2019, None)
-        _check_folds(self.folds, self.seed, self.workers)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
-    """What `prep/verify.py` is asked for."""
-
-    shards: str = "shards/isic"
-    """Folder of the shard set to check (may be given without --shards)."""
-    quick: bool = False
-    """Check the files' hashes only, not the samples inside."""
-    workers: int = 0
-    """Processes that check shards; 0 means one a core."""
-
-    def __post_init__(self) -> None:
-        _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """What `prep/synthetic.py` is asked for."""
-
-    out: str = "data/synthetic"
-    """Folder to make; below it lie 2019/, 2020/ and truth.csv, which prep never reads."""
-    train: int = 3000
-    """Labelled training images over both years (100 or more)."""
-    test: int = 3000
-    """Test images; their labels stand in truth.csv only (10 or more)."""
-    size: int = 96
-    """Edge of the images, in pixels (32 to 1024)."""
-    seed: int = 0
-    """Seed of everything: the same seed gives the same bytes, on any number of workers."""
-    workers: int = 0
-    """Processes that draw images; 0 means one a core."""
-
-    def __post_init__(self) -> None:
-        _check(self.train >= 100, "train", self.train, "give 100 images or more")
-        _check(self.test >= 10, "test", self.test, "give 10 images or more")
-        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        _check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
-        _check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,11 +70,11 @@ class AugmentConfig:
             "contrast",
             "hole_size",
         ):
-            _check(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "give 0 to 1")
-        _check(0 <= self.scale <= 0.9, "augment.scale", self.scale, "give 0 to 0.9")
+            check(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "give 0 to 1")
+        check(0 <= self.scale <= 0.9, "augment.scale", self.scale, "give 0 to 0.9")
         for name in ("rotate", "hue"):
-            _check(0 <= getattr(self, name) <= 180, f"augment.{name}", getattr(self, name), "give 0 to 180")
-        _check(1 <= self.holes <= 64, "augment.holes", self.holes, "give 1 to 64")
+            check(0 <= getattr(self, name) <= 180, f"augment.{name}", getattr(self, name), "give 0 to 180")
+        check(1 <= self.holes <= 64, "augment.holes", self.holes, "give 1 to 64")
 
 
 Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
@@ -248,12 +107,12 @@ class LoaderConfig:
     """Share of the JPEGs that the GPU's own decoder takes where it has one (0 to 1); dali-gpu only."""
 
     def __post_init__(self) -> None:
-        _check(self.threads >= 0, "loader.threads", self.threads, "give 0 (one a core) or more")
-        _check(1 <= self.prefetch <= 64, "loader.prefetch", self.prefetch, "give 1 to 64 batches")
-        _check(0 <= self.hw_decoder_load <= 1, "loader.hw_decoder_load", self.hw_decoder_load, "give 0 to 1")
-        _check(self.max_bad >= 1, "loader.max_bad", self.max_bad, "give 1 or more")
+        check(self.threads >= 0, "loader.threads", self.threads, "give 0 (one a core) or more")
+        check(1 <= self.prefetch <= 64, "loader.prefetch", self.prefetch, "give 1 to 64 batches")
+        check(0 <= self.hw_decoder_load <= 1, "loader.hw_decoder_load", self.hw_decoder_load, "give 0 to 1")
+        check(self.max_bad >= 1, "loader.max_bad", self.max_bad, "give 1 or more")
         fits = self.cache != "gpu" or self.placement in ("auto", "dali-gpu")
-        _check(fits, "loader.cache", self.cache, "only --loader.placement dali-gpu reads it: take ram or dali-gpu")
+        check(fits, "loader.cache", self.cache, "only --loader.placement dali-gpu reads it: take ram or dali-gpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +133,9 @@ class ShowConfig:
     """Training augmentations."""
 
     def __post_init__(self) -> None:
-        _check(1 <= self.samples <= 100, "samples", self.samples, "give 1 to 100")
-        _check(0 <= self.epochs <= 20, "epochs", self.epochs, "give 0 to 20")
-        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        check(1 <= self.samples <= 100, "samples", self.samples, "give 1 to 100")
+        check(0 <= self.epochs <= 20, "epochs", self.epochs, "give 0 to 20")
+        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
 
 
 MetaKind = Literal["clinical", "reference"]
@@ -304,9 +163,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("meta_hidden", "meta_out", "head_masks"):
-            _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "give 1 or more")
+            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "give 1 or more")
         for name in ("meta_drop", "head_drop"):
-            _check(
+            check(
                 0 <= getattr(self, name) < 1,
                 f"model.{name}",
                 getattr(self, name),
@@ -332,10 +191,10 @@ class OptimConfig:
     """Largest gradient norm; 0 means no clipping."""
 
     def __post_init__(self) -> None:
-        _check(self.lr > 0, "optim.lr", self.lr, "give a learning rate above 0")
+        check(self.lr > 0, "optim.lr", self.lr, "give a learning rate above 0")
         for name in ("weight_decay", "warmup_epochs", "positive_weight", "clip_grad"):
-            _check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "give 0 or more")
-        _check(
+            check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "give 0 or more")
+        check(
             0 <= self.label_smoothing < 1,
             "optim.label_smoothing",
             self.label_smoothing,
@@ -381,11 +240,11 @@ class TrainConfig:
     """Where samples are decoded and augmented."""
 
     def __post_init__(self) -> None:
-        _check(self.fold >= 0, "fold", self.fold, "folds count from 0")
-        _check(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
-        _check(self.patience >= 0, "patience", self.patience, "give 0 (never stop early) or more")
-        _check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        _check(self.batch_size >= 2, "batch_size", self.batch_size, "batch statistics need 2 or more")
+        check(self.fold >= 0, "fold", self.fold, "folds count from 0")
+        check(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
+        check(self.patience >= 0, "patience", self.patience, "give 0 (never stop early) or more")
+        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        check(self.batch_size >= 2, "batch_size", self.batch_size, "batch statistics need 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,4 +273,4 @@ class InferConfig:
     """Where samples are decoded."""
 
     def __post_init__(self) -> None:
-        _check(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        check(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")

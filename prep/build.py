@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from configs.errors import UserError
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_rejected, write_set
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors

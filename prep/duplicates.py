@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from configs.schema import DuplicatePolicy
+from configs.prep import DuplicatePolicy
 from prep.fingerprint import Pairs
 
 DUPLICATE = "duplicate"

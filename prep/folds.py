@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from configs.errors import UserError
-from configs.schema import FoldScheme
+from configs.prep import FoldScheme
 from prep.csvfile import read_csv, whole_numbers
 from prep.tables import UNNAMED
 

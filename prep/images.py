@@ -12,7 +12,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from configs.schema import Fit, Subsampling
+from configs.prep import Fit, Subsampling
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs.schema import MergeConfig, PrepConfig
+from configs.prep import MergeConfig, PrepConfig
 from prep.build import stage_images
 from prep.duplicates import list_pairs
 from prep.files import written_whole

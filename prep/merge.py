@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # run as a file: import from the repository root,
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from configs.cli import parse, run_command
-from configs.schema import MergeConfig
+from configs.prep import MergeConfig
 
 
 def main(argv: Sequence[str]) -> None:

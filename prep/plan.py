@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from configs.errors import UserError
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from prep import duplicates, folds
 from prep.fingerprint import find_pairs
 from prep.images import Pixels

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Fit, Subsampling
+from configs.prep import Fit, Subsampling
 from prep.files import read_whole, written_whole
 from prep.fingerprint import perceptual_hashes, show_nothing
 from prep.images import THUMB, BadImageError, store_image

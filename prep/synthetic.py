@@ -25,7 +25,7 @@ if __package__ in (None, ""):  # run as a file: import from the repository root,
 
 from configs.cli import parse, run_command
 from configs.errors import UserError
-from configs.schema import SyntheticConfig
+from configs.prep import SyntheticConfig
 
 if TYPE_CHECKING:
     import pandas as pd

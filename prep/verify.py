@@ -12,7 +12,7 @@ if __package__ in (None, ""):  # run as a file: import from the repository root,
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from configs.cli import parse, run_command
-from configs.schema import VerifyConfig
+from configs.prep import VerifyConfig
 
 
 def main(argv: Sequence[str]) -> None:

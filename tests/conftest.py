@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from prep.build import build
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 import infer
 import train
 from configs.errors import UserError
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from engine.checkpoint import load_checkpoint
 from engine.members import load_member
 from engine.session import Session

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
-from configs.schema import MergeConfig, PrepConfig
+from configs.prep import MergeConfig, PrepConfig
 from prep.build import build
 from prep.manifest import read_manifest
 from prep.master import write_master

@@ -11,7 +11,7 @@ from conftest import picture
 from PIL import Image
 
 from configs.errors import UserError
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from loaders.shards import ShardSet
 from prep.build import build
 from prep.check import check_set

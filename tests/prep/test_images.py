@@ -8,7 +8,7 @@ import simplejpeg
 from conftest import picture
 from PIL import Image, ImageOps
 
-from configs.schema import Fit
+from configs.prep import Fit
 from prep import images
 from prep.images import BadImageError, fitted
 

@@ -14,7 +14,7 @@ import pytest
 import simplejpeg
 
 from configs.errors import UserError
-from configs.schema import PrepConfig
+from configs.prep import PrepConfig
 from loaders.shards import ShardSet
 from prep.build import build
 from prep.check import check_set

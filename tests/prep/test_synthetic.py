@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from configs.errors import UserError
-from configs.schema import SyntheticConfig
+from configs.prep import SyntheticConfig
 from prep.cases import BENIGN, CLASSES_2019, MISSING, SITES, make_cases
 from prep.lesion import Picture, draw
 from prep.synthetic import make

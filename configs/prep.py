@@ -1,0 +1,143 @@
+"""Every setting of the prep commands: frozen dataclasses, checked when they are made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from configs.errors import UserError, check
+
+Fit = Literal["squash", "crop", "pad"]
+Subsampling = Literal["4:2:0", "4:4:4"]
+DuplicatePolicy = Literal["drop", "group", "keep"]
+FoldScheme = Literal["grouped", "random"]
+
+
+def _check_inputs(isic2020: str | None, isic2019: str | None, master: str | None) -> None:
+    if isic2020 is None and isic2019 is None and master is None:
+        raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
+
+
+def _check_folds(folds: int, seed: int, workers: int) -> None:
+    check(2 <= folds <= 100, "folds", folds, "give 2 to 100 folds")
+    check(seed >= 0, "seed", seed, "give 0 or more")
+    check(workers >= 0, "workers", workers, "give 0 (one a core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """What `prep/shard.py` is asked for."""
+
+    isic2020: str | None = None
+    """Folder of the ISIC 2020 download, in Kaggle's layout, the archive's, or resized by others."""
+    isic2019: str | None = None
+    """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
+    master: str | None = None
+    """Merged master CSV (image_name, target, year, filepath): it names the training images and where they lie; the
+    tables of --isic2020 and --isic2019 tell the rest, unless the master holds that too (prep/merge.py writes such)."""
+    extra: str | None = None
+    """CSV of an outside set: image, target, and optionally group, diagnosis, sex, age and site."""
+    extra_role: Literal["evaluate", "train"] = "evaluate"
+    """evaluate: the outside set is a split of its own, named extra; train: its rows join the training folds."""
+    out: str = "shards/isic"
+    """Folder of the shard set to make; it must not hold another one."""
+    size: int = 256
+    """Edge of the stored square images, in pixels (16 to 2048)."""
+    fit: Fit = "squash"
+    """How an image becomes square: squash changes its aspect, crop takes its middle, pad adds black bars."""
+    quality: int = 96
+    """JPEG quality of the stored images (50 to 100). At 95 the finest hairs of a 24-megapixel original fall
+    below 38 dB."""
+    subsampling: Subsampling = "4:2:0"
+    """Chroma subsampling of the stored images; 4:4:4 takes a quarter more space and time to decode."""
+    duplicates: DuplicatePolicy = "drop"
+    """What to do with training images that occur twice: drop all but the best where their labels agree; group: keep
+    them, in one fold; keep: let the folds ignore them, which leaks (for comparison only)."""
+    folds: int = 5
+    """Number of cross-validation folds (2 to 100); those of --folds-file are counted."""
+    fold_scheme: FoldScheme = "grouped"
+    """grouped: no patient, lesion or duplicate crosses folds; random ignores them and leaks (for comparison only)."""
+    folds_file: str | None = None
+    """CSV (image_name, fold) of an outside assignment, instead of our own; it is audited the same way."""
+    seed: int = 0
+    """Seed of the fold assignment and of the global shuffle."""
+    workers: int = 0
+    """Processes that resize images; 0 means one a core. The result does not depend on it."""
+    missing: Literal["fail", "skip"] = "fail"
+    """What to do when the tables name images that the folders do not hold."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What to do with images that cannot be decoded whole; either way all of them are listed in rejected.csv."""
+    samples_per_shard: int = 1024
+    """Samples in one tar file, the last one of a split and fold excepted (1 or more)."""
+
+    def __post_init__(self) -> None:
+        _check_inputs(self.isic2020, self.isic2019, self.master)
+        _check_folds(self.folds, self.seed, self.workers)
+        both = self.folds_file is not None and self.fold_scheme != "grouped"
+        check(not both, "fold_scheme", self.fold_scheme, "--folds-file brings its own folds: give one of them")
+        check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
+        check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
+        check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """What `prep/merge.py` is asked for."""
+
+    isic2020: str | None = None
+    """Folder of the ISIC 2020 download."""
+    isic2019: str | None = None
+    """Folder of the ISIC 2019 download."""
+    out: str = "train_merged_master.csv"
+    """The CSV file to write."""
+    look: bool = False
+    """Also read every picture, for duplicates that the tables do not list. Only then are the folds surely those of
+    prep/shard.py; it takes as long as packing does."""
+    folds: int = 5
+    """Number of cross-validation folds (2 to 100)."""
+    seed: int = 0
+    """Seed of the fold assignment."""
+    workers: int = 0
+    """Processes that read images; 0 means one a core."""
+
+    def __post_init__(self) -> None:
+        _check_inputs(self.isic2020, self.isic2019, None)
+        _check_folds(self.folds, self.seed, self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What `prep/verify.py` is asked for."""
+
+    shards: str = "shards/isic"
+    """Folder of the shard set to check (may be given without --shards)."""
+    quick: bool = False
+    """Check the files' hashes only, not the samples inside."""
+    workers: int = 0
+    """Processes that check shards; 0 means one a core."""
+
+    def __post_init__(self) -> None:
+        check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """What `prep/synthetic.py` is asked for."""
+
+    out: str = "data/synthetic"
+    """Folder to make; below it lie 2019/, 2020/ and truth.csv, which prep never reads."""
+    train: int = 3000
+    """Labelled training images over both years (100 or more)."""
+    test: int = 3000
+    """Test images; their labels stand in truth.csv only (10 or more)."""
+    size: int = 96
+    """Edge of the images, in pixels (32 to 1024)."""
+    seed: int = 0
+    """Seed of everything: the same seed gives the same bytes, on any number of workers."""
+    workers: int = 0
+    """Processes that draw images; 0 means one a core."""
+
+    def __post_init__(self) -> None:
+        check(self.train >= 100, "train", self.train, "give 100 images or more")
+        check(self.test >= 10, "test", self.test, "give 10 images or more")
+        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
+        check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
