@@ -82,14 +82,16 @@ class Split:
         """The names of the images and the member's probabilities for them, in the order of the shard set."""
         from engine.evaluate import predict
         from engine.members import require_fit
-        from engine.session import autocast_of
+        from engine.step import autocast_of, chosen_dtype
         from loaders.stream import batches, eval_requests
 
         shards, ranks = self._opened(member.meta), self._ranks
         require_fit(member, shards)
         stream = batches(shards, member.meta, self._renderer, eval_requests(self.rows, self._partition), ranks.device)
-        autocast = autocast_of(self._config.precision, ranks.device)
-        predictions = predict(member.model, stream, ranks, autocast=autocast, views=self._config.views)
+        autocast = autocast_of(chosen_dtype(self._config.precision, ranks.device), ranks.device)
+        predictions = predict(
+            member.model, member.objective, stream, ranks, autocast=autocast, views=self._config.views
+        )
         missing = len(self.rows) - len(predictions.index)
         if missing and ranks.first:
             print(f"warning: {missing} damaged {self._config.split} images have no prediction and no row")

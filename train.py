@@ -1,10 +1,11 @@
-"""Train one member: one backbone on one fold.
+"""Train one member, one backbone on one fold, or several of each one after the other.
 
     python train.py --backbone tiny --fold 0
     torchrun --nproc-per-node 2 train.py --shards shards/isic --backbone resnest50 --fold 0
+    python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all
 
-Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, config.yaml and TensorBoard events.
-Run again after an interruption, it goes on after the last finished epoch.
+Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, training_curves.png, config.yaml and
+TensorBoard events. Interrupted by Ctrl-C, SIGTERM or worse, the same command goes on at the last saved step.
 """
 
 from __future__ import annotations
@@ -12,82 +13,94 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from configs.cli import parse, run_command, with_recipe
-from configs.schema import TrainConfig
+from configs.cli import run_command
+from configs.grid import parse_grid
 
 if TYPE_CHECKING:
+    from configs.schema import TrainConfig
+    from engine.distributed import Ranks
+    from engine.interrupt import StopRequest
     from engine.session import Session
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, build, fit, close."""
-    argv = with_recipe(argv, TrainConfig.backbone)
-    config = parse(TrainConfig, argv, prog="python train.py", description=(__doc__ or "").split("\n")[0])
+    """Parse, build, fit, close; for one member after the other."""
+    configs = parse_grid(argv, prog="python train.py", description=(__doc__ or "").split("\n")[0])
     from engine.distributed import joined_ranks  # after the parsing: torch is heavy, and --help should not wait
+    from engine.interrupt import Stopped
+    from engine.table import print_table
+
+    with joined_ranks(configs[0].device) as ranks:
+        try:
+            for config in configs:
+                train_member(config, ranks)
+        except Stopped:
+            return
+        if len(configs) > 1 and ranks.first:
+            print_table(configs)
+
+
+def train_member(config: TrainConfig, ranks: Ranks) -> None:
+    """One member, from wherever it stands to its end. Raises Stopped, all being saved, where it was asked to end."""
+    from engine.interrupt import Stopped, StopRequest
+    from engine.memory import explained_memory
     from engine.session import open_session
+    from engine.tune import tune
+    from engine.validate import write_results
 
-    with joined_ranks(config.device) as ranks, open_session(config, ranks) as session:
-        if session.finished:
-            if ranks.first:
-                print(f"{session.folder} is finished (best AUC {session.best['auc']:.4f}): nothing to do")
-            return
-        fit(session)
-
-
-def fit(session: Session) -> None:
-    """Epochs of training and validation, until the last one or until the AUC has not risen for `patience` epochs."""
-    from engine.session import BEST, LAST
-    from engine.validate import validate, write_oof
-
-    config = session.config
-    for epoch in range(session.next_epoch, config.epochs):
-        trained = train_epoch(session, epoch)
-        validation, metrics = validate(session)
-        if session.best["epoch"] < 0 or metrics["auc"] > session.best["auc"]:
-            session.best = {"epoch": epoch, "auc": metrics["auc"]}
-            session.save(BEST, epoch, validation)
-        stale = epoch - session.best["epoch"]
-        last = epoch + 1 == config.epochs or 0 < config.patience <= stale
-        if last:
-            write_oof(session, validation)
-        if session.records is not None:
-            session.records.epoch(epoch, {**trained, **metrics})
-        session.save(LAST, epoch, validation, finished=last)
-        session.say(summary(config, epoch, trained, metrics, best=stale == 0))
-        if last:
-            session.say(session.fed)
-            session.say(f"{session.folder}: best AUC {session.best['auc']:.4f} in epoch {session.best['epoch'] + 1}")
-            return
+    with explained_memory(config):
+        if config.autotune:
+            tune(config, ranks)
+        with open_session(config, ranks) as session:
+            if session.finished:
+                write_results(session)
+                if ranks.first:
+                    print(f"{session.folder} is finished ({session.best_words}): nothing to do")
+                return
+            with StopRequest(ranks) as stop:
+                try:
+                    fit(session, stop)
+                except Stopped:
+                    session.save()
+                    session.say(
+                        f"stopped by {stop.name} after step {session.step} of {session.partition.steps} in epoch "
+                        f"{session.epoch + 1}: {session.folder} is saved, the same command goes on from there"
+                    )
+                    raise
 
 
-def train_epoch(session: Session, epoch: int) -> dict[str, float]:
-    """One pass over the training rows; returns the mean loss, images/s and the share of time spent waiting for data."""
+def fit(session: Session, stop: StopRequest) -> None:
+    """Epochs of training and validation, until the last one or until nothing has improved for `patience` epochs."""
+    from engine.validate import take_note, validate, write_results
+
+    while not session.finished:
+        epoch = session.epoch
+        trained = train_epoch(session, stop)
+        validation, metrics = validate(session, stop)
+        last = take_note(session, metrics)
+        session.end_epoch(validation, {**trained, **metrics}, finished=last)
+        session.say(summary(session.config, epoch, trained, metrics, best=session.best["epoch"] == epoch))
+    write_results(session)
+    session.say(session.fed)
+    session.say(f"{session.folder}: {session.best_words}")
+
+
+def train_epoch(session: Session, stop: StopRequest) -> dict[str, float]:
+    """What is left of an epoch; returns the epoch's mean loss, images/s and the share of time that data cost."""
     from engine.progress import EpochProgress
-    from models.losses import masked_bce
 
-    config, network, optimizer = session.config, session.network, session.optimizer
-    session.seed_dropout(epoch)
-    progress = EpochProgress(session, epoch)
-    network.train()
-    for batch in progress.over(session.train_epoch_batches()):
+    progress = EpochProgress(session)
+    session.model.train()
+    for batch in progress.over(stop.over(session.train_epoch_batches())):
         # ---- the hot step: nothing in it waits for the device ----
-        with session.autocast():
-            logit = network(batch.image, batch.meta)
-        loss = masked_bce(
-            logit,
-            batch.target,
-            batch.valid,
-            positive_weight=session.positive_weight,
-            label_smoothing=config.optim.label_smoothing,
-            divisor=session.partition.local_batch_size,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        session.clip_gradients()
-        optimizer.step()
-        session.schedule.step()
+        session.begin_step()
+        loss = session.gradients(batch)
+        session.apply_gradients()
         # ---------------------------------------------------------
-        progress.add(loss.detach())
+        progress.add(loss, batch)
+        if session.step % session.config.save_every == 0 and session.step < session.partition.steps:
+            progress.settle()
+            session.save()
     return progress.finish()
 
 
@@ -95,7 +108,7 @@ def summary(
     config: TrainConfig, epoch: int, trained: dict[str, float], metrics: dict[str, float], *, best: bool
 ) -> str:
     """The line of an epoch, for a person."""
-    sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in sorted(metrics) if name.startswith("auc_2"))
+    sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
     return (
         f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  val loss {metrics['loss']:.4f}  "
         f"AUC {metrics['auc']:.4f} ({sources})  {trained['images_per_s']:,.0f} img/s  "

@@ -55,15 +55,8 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
 
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
-    """`argv` with the backbone's own recipe in front, unless a --config is named already."""
+    """`argv` with the recipe of `backbone` in front, so that every --config and option that follows goes before it."""
     words = [_underscored(word) for word in argv]
-    if any(word.split("=")[0] == "--config" for word in words):
-        return words
-    for position, word in enumerate(words):
-        if word == "--backbone" and position + 1 < len(words):
-            backbone = words[position + 1]
-        elif word.startswith("--backbone="):
-            backbone = word.partition("=")[2]
     recipe = RECIPES / f"{Path(backbone).name}.yaml"
     return [f"--config={recipe}", *words] if recipe.is_file() else words
 

@@ -139,6 +139,9 @@ class ShowConfig:
 
 
 MetaKind = Literal["clinical", "reference"]
+Target = Literal["melanoma", "diagnosis"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
 Inputs = Literal["both", "image", "meta"]
 
 
@@ -186,13 +189,19 @@ class OptimConfig:
     label_smoothing: float = 0.05
     """Share of each target that is moved to one half (0 up to, not with, 1)."""
     positive_weight: float = 0.0
-    """Weight of a melanoma in the loss; 0 means negatives / positives of the training rows."""
+    """Weight of a melanoma in the loss; 0 means negatives / positives of the training rows. Not used with --target
+    diagnosis."""
+    auxiliary_weight: float = 0.0
+    """Weight of the cross-entropy of an auxiliary head over nine diagnoses; 0 means no such head."""
     clip_grad: float = 0.0
-    """Largest gradient norm; 0 means no clipping."""
+    """Largest norm of the gradients; 0 means no clipping."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights (0.999, say), which is then evaluated and saved in place of
+    the weights; it starts lower, so that the first steps are forgotten. 0 means none."""
 
     def __post_init__(self) -> None:
         check(self.lr > 0, "optim.lr", self.lr, "give a learning rate above 0")
-        for name in ("weight_decay", "warmup_epochs", "positive_weight", "clip_grad"):
+        for name in ("weight_decay", "warmup_epochs", "positive_weight", "auxiliary_weight", "clip_grad"):
             check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "give 0 or more")
         check(
             0 <= self.label_smoothing < 1,
@@ -200,11 +209,25 @@ class OptimConfig:
             self.label_smoothing,
             "give 0 up to, not with, 1",
         )
+        check(0 <= self.ema < 1, "optim.ema", self.ema, "give 0 (none) up to, not with, 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """How the training step is run; auto is what --autotune found best on this machine, else a plain eager step."""
+
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """Layout of images and weights; auto without a finding is what is known of the backbone."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: the first step takes a minute longer. Where it fails, training goes on without and says why."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Replay the step as one CUDA graph, on one GPU; where it cannot be captured, training goes on without."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What `train.py` is asked for: one member, that is one backbone on one fold."""
+    """What `train.py` is asked for: one member, that is one backbone on one fold; or several of each, one after the
+    other, with --backbone A B and --fold 0 1 or --fold all."""
 
     shards: str = "shards/isic"
     """Folder of the shard set that prep/shard.py wrote."""
@@ -212,24 +235,44 @@ class TrainConfig:
     """efficientnet_b1, efficientnet_b3, efficientnet_b4, resnest50, tiny, or any timm name."""
     fold: int = 0
     """The fold that is held out for validation."""
+    train_sources: Literal["all", "2019", "2020"] = "all"
+    """The year whose images are trained on; the held-out fold is judged on both."""
+    target: Target = "melanoma"
+    """melanoma: one logit; diagnosis: nine classes, of which MEL gives the probability of melanoma."""
     out: str = "runs/main"
     """Folder of the run; the member is written to OUT/BACKBONE/foldK."""
     epochs: int = 15
     """Most passes over the training rows (1 or more)."""
     patience: int = 4
-    """Epochs without a better validation AUC after which training stops; 0 means never."""
+    """Epochs without a better figure after which training stops; 0 means never."""
+    monitor: Literal["auc", "auc_2020", "auc_2019", "loss"] = "auc"
+    """Validation figure that chooses best.pt and stops training early: the higher the better, the loss the lower."""
     batch_size: int = 128
     """Samples of one optimiser step over all ranks together; the ranks share it evenly."""
+    accumulate: int = 1
+    """Parts that each rank cuts its share of the batch into, one forward and backward each, where the GPU's memory is
+    too small for the whole; the global batch stays as it is, batch statistics are then each part's own."""
+    sync_batchnorm: bool = False
+    """Share batch statistics over the ranks (SyncBatchNorm; GPUs only); otherwise each rank has its own."""
     seed: int = 0
     """Seed of the order, the augmentation, the initial weights and dropout."""
     weights: str = "auto"
     """auto: timm's pretrained weights; none: random ones; or a .pth or .safetensors file."""
-    resume: bool = True
-    """Go on after the last finished epoch where OUT already holds this member."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    resume: Literal["auto", "never"] = "auto"
+    """auto goes on after the last saved step where OUT already holds this member; never starts it anew."""
+    save_every: int = 200
+    """Steps between two writings of last.pt within an epoch (1 or more); it is also written at each epoch's end."""
+    log_every: int = 50
+    """Steps between two lines with the loss of a step in metrics.jsonl; 0 means lines of whole epochs only."""
+    device: Device = "auto"
     """auto takes the GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    precision: Precision = "auto"
+    """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
+    autotune: bool = False
+    """Before training, measure memory format, compilation and loader placements for about a minute, and remember the
+    fastest for this machine, backbone and size."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -245,6 +288,11 @@ class TrainConfig:
         check(self.patience >= 0, "patience", self.patience, "give 0 (never stop early) or more")
         check(self.seed >= 0, "seed", self.seed, "give 0 or more")
         check(self.batch_size >= 2, "batch_size", self.batch_size, "batch statistics need 2 or more")
+        check(self.accumulate >= 1, "accumulate", self.accumulate, "give 1 (the batch in one piece) or more")
+        check(self.save_every >= 1, "save_every", self.save_every, "give 1 or more steps")
+        check(self.log_every >= 0, "log_every", self.log_every, "give 0 (whole epochs only) or more steps")
+        alone = self.target == "melanoma" or not self.optim.auxiliary_weight
+        check(alone, "optim.auxiliary_weight", self.optim.auxiliary_weight, "give 0 with --target diagnosis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,10 +313,10 @@ class InferConfig:
     """Test-time views: 1 as it is, 2 with a left-right flip, 4 with both flips, 8 with quarter turns too."""
     batch_size: int = 128
     """Samples of one forward pass (1 or more)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes the GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is bf16 autocast on a GPU and fp32 on a CPU."""
+    precision: Precision = "auto"
+    """auto is autocast to bf16 (fp16 on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Where samples are decoded."""
 

@@ -2,18 +2,23 @@
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from configs.errors import UserError
 from configs.machine import usable_cores
 
+# How gloo and NCCL say that a peer has gone.
+_LOST_PEER = re.compile(r"Connection (closed|reset)|[Rr]emote process|Broken pipe|Socket closed")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
@@ -26,6 +31,8 @@ class Ranks:
     local_rank: int
     local_world_size: int
     device: torch.device
+    host_group: dist.ProcessGroup | None = None
+    """For numbers that lie on the host, whatever the device; None for one rank alone."""
 
     @property
     def first(self) -> bool:
@@ -60,6 +67,14 @@ class Ranks:
         dist.broadcast(shared, src=0)
         return float(shared.item())
 
+    def all_of(self, fact: bool) -> bool:
+        """Whether `fact` holds on every rank."""
+        if self.world_size == 1:
+            return fact
+        shared = torch.tensor([int(fact)])
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN, group=self.host_group)
+        return bool(shared.item())
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers (running statistics), so that all evaluate one model."""
         if self.world_size > 1:
@@ -91,10 +106,26 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     if ranks.world_size == 1:
         yield ranks
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=ranks.device if on_gpu else None)
+    # torchrun keeps its store over a restart: the addresses of the ranks that died must not be met there again.
+    store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size))
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device_id=ranks.device if on_gpu else None,
+    )
+    ranks = replace(ranks, host_group=dist.new_group(backend="gloo"))
     # After an error the group is not taken down in order: that would wait for peers which wait for this rank. Its
     # process ends, and torchrun ends the others.
-    yield ranks
+    try:
+        yield ranks
+    except RuntimeError as error:
+        if not _LOST_PEER.search(str(error)):
+            raise
+        raise UserError(
+            f"rank {ranks.rank} lost another rank, whose own error tells why; what was saved last is kept"
+        ) from error
     dist.destroy_process_group()
 
 

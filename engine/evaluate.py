@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from engine.distributed import Ranks
 from loaders.stream import Batch
+from models.losses import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """One row a sample, sorted by index: index (int64 [N], number in the shard set) and probability (float64 [N])."""
+    """One row a sample, sorted by index.
+
+    index: int64 [N], number in the shard set; probability: float64 [N], of melanoma; classes: float64 [N, C], of each
+    diagnosis, C = 0 where the network does not tell them apart.
+    """
 
     index: npt.NDArray[np.int64]
     probability: npt.NDArray[np.float64]
+    classes: npt.NDArray[np.float64]
 
 
 def view_of(image: Tensor, view: int) -> Tensor:
@@ -29,23 +35,25 @@ def view_of(image: Tensor, view: int) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, *, autocast: Any, views: int = 1) -> Predictions:
-    """Mean probability of each valid sample over the first `views` views; the same on every rank.
+def predict(
+    model: nn.Module, objective: Objective, batches: Iterable[Batch], ranks: Ranks, *, autocast: Any, views: int = 1
+) -> Predictions:
+    """Mean probabilities of each valid sample over the first `views` views; the same on every rank.
 
     Every rank must bring equally many batches of one size. Nothing here waits for the device before the end.
     """
     model.eval()
     probabilities, indices = [], []
     for batch in batches:
-        total = torch.zeros_like(batch.target, dtype=torch.float64)
+        seen = []
         for view in range(views):
             with autocast():
-                logit = model(view_of(batch.image, view), batch.meta)
-            total += torch.sigmoid(logit.double())
-        probabilities.append(total / views)
+                logits = model(view_of(batch.image, view), batch.meta)
+            seen.append(objective.probabilities(logits))
+        probabilities.append(torch.stack(seen).mean(0))
         indices.append(torch.where(batch.valid, batch.index, -1))
     index = ranks.gather(torch.cat(indices)).cpu().numpy()
     probability = ranks.gather(torch.cat(probabilities)).cpu().numpy()
     order = np.argsort(index, kind="stable")
     order = order[index[order] >= 0]
-    return Predictions(index=index[order], probability=probability[order])
+    return Predictions(index=index[order], probability=probability[order, 0], classes=probability[order, 1:])

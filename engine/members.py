@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.errors import UserError
-from configs.schema import MetaKind, ModelConfig
+from configs.schema import MetaKind, ModelConfig, OptimConfig
 from engine.checkpoint import load_checkpoint
-from engine.session import BEST
+from engine.network import build_network
+from engine.resume import BEST, digests
 from loaders.shards import ShardSet
-from models.fusion import FusionModel, build_model
-from prep.metadata import FEATURES
+from models.fusion import FusionModel
+from models.losses import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class Member:
     size: int
     meta: MetaKind
     model: FusionModel
+    objective: Objective
+    facts: dict[str, Any]
 
 
 def find_members(runs: Path) -> list[Path]:
@@ -39,28 +43,36 @@ def load_member(path: Path, runs: Path, device: torch.device) -> Member:
     """Rebuild the network of a best.pt on `device`, ready to predict."""
     state = load_checkpoint(path, device)
     config, facts = state["config"], state["facts"]
-    meta: MetaKind = facts["meta_kind"]
-    if list(FEATURES[meta]) != facts["meta_features"]:
-        raise UserError(
-            f"{path} was trained on the meta vector {facts['meta_features']}, this code makes "
-            f"{list(FEATURES[meta])}: use the version of the code that trained it"
-        )
-    model = build_model(
+    model, objective = build_network(
         config["backbone"],
         ModelConfig(**config["model"]),
+        OptimConfig(**config["optim"]),
+        config["target"],
         size=facts["size"],
-        meta_features=len(FEATURES[meta]),
         weights="none",
+        device=device,
     )
     model.load_state_dict(state["model"])
-    layout = torch.channels_last if model.channels_last else torch.contiguous_format
-    model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
     name = "_".join(path.parent.relative_to(runs).parts) or path.parent.name
-    return Member(name=name, path=path, size=facts["size"], meta=meta, model=model)
+    return Member(
+        name=name,
+        path=path,
+        size=facts["size"],
+        meta=facts["meta_kind"],
+        model=model.eval(),
+        objective=objective,
+        facts=facts,
+    )
 
 
 def require_fit(member: Member, shards: ShardSet) -> None:
-    """Raise UserError where `shards` are not of the size that the member was trained at."""
+    """Raise UserError where the member was trained on other labels, another meta vector or at another size."""
+    for name, now in digests(shards.manifest.labels_sha256, member.meta).items():
+        if member.facts[name] != now:
+            raise UserError(
+                f"{member.path} was trained with {name}={member.facts[name]}, {shards.folder} has {now}: pass the "
+                "--shards it was trained on, or a set made of the same tables with the same folds and this code"
+            )
     if member.size != shards.size:
         raise UserError(
             f"{member.path} was trained at {member.size} px, but {shards.folder} holds images of {shards.size} px: "

@@ -1,6 +1,7 @@
-"""AdamW and its schedule."""
+"""AdamW, its schedule, and the moving average of the weights."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +16,7 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    fused = any(parameter.is_cuda for parameter in trained)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def learning_rate_factor(step: int, *, warmup_steps: float, total_steps: int) -> float:
@@ -28,12 +28,41 @@ def learning_rate_factor(step: int, *, warmup_steps: float, total_steps: int) ->
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
 
 
-def create_schedule(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, *, steps_per_epoch: int, epochs: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule of a whole run, stepped after each optimiser step."""
-    total = steps_per_epoch * epochs
+def learning_rate(config: OptimConfig, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of optimiser step `step` (from 0) of a whole run: a function of the step, with no state."""
     warmup = min(config.warmup_epochs, epochs) * steps_per_epoch
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, warmup_steps=warmup, total_steps=total)
-    )
+    return config.lr * learning_rate_factor(step, warmup_steps=warmup, total_steps=steps_per_epoch * epochs)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters and running statistics, in a copy of it, `model`.
+
+    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten. The
+    counts that batch norms keep are copied.
+    """
+
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
+        self.model = average.requires_grad_(False).eval()
+        self._decay = decay
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step `step` (from 0); no copy to the host, few launches."""
+        weight = 1 - min(self._decay, (2 + step) / (11 + step))
+        averages, values = (list(part) for part in zip(*self._floats, strict=True))
+        torch._foreach_lerp_(averages, values, weight)
+        for count, value in self._counts:
+            count.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages, by the model's names."""
+        return self.model.state_dict()

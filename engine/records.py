@@ -64,10 +64,10 @@ class Records:
         """Print a line above the live one."""
         self._console.print(line, highlight=False, soft_wrap=True)
 
-    def begin_epoch(self, name: str, steps: int) -> None:
-        """Start the live line's bar anew."""
+    def begin_epoch(self, name: str, steps: int, done: int) -> None:
+        """Start the live line's bar anew, with `done` of its `steps` behind it."""
         self._live.reset(self._task, total=steps)  # given fields, it would forget the others
-        self._live.update(self._task, epoch=name)
+        self._live.update(self._task, epoch=name, completed=done)
 
     def progress(self, step: int, *, speed: float, loss: float, waiting: float) -> None:
         """Move the live line; rates in images/s, `waiting` from 0 to 1."""
@@ -78,20 +78,34 @@ class Records:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Append one line of metrics.jsonl (numbers that are not finite become null) and the same to TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **finite}) + "\n")
+        self._write({"epoch": epoch, **finite})
         for name, value in finite.items():
             if value is not None:
                 self._board.add_scalar(name, value, epoch)
         self._board.flush()
         self._live.update(self._task, auc=f"{metrics['auc']:.4f}")
 
-    def forget(self, first_epoch: int) -> None:
-        """Drop the metrics of `first_epoch` and later ones: they are trained again."""
+    def step(self, epoch: int, step: int, total: int, figures: dict[str, float]) -> None:
+        """Append the line of one step, the number `step` of its epoch and `total` of the run (both from 1)."""
+        self._write({"epoch": epoch, "step": step, **figures})
+        for name, value in figures.items():
+            self._board.add_scalar(f"step/{name}", value, total)
+
+    def forget(self, epoch: int, step: int) -> None:
+        """Drop the lines of what comes after `step` steps of `epoch`: it is trained again."""
         if self._metrics.is_file():
             lines = self._metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < first_epoch]
+            kept = [line for line in lines if line.endswith("\n") and _place(json.loads(line)) <= (epoch, step)]
             self._metrics.write_text("".join(kept))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _place(line: dict[str, Any]) -> tuple[int, int]:
+    """The cursor from which on a line stands: an epoch's own with the beginning of the next one."""
+    return (line["epoch"], line["step"]) if "step" in line else (line["epoch"] + 1, 0)
 
 
 def versions() -> dict[str, str]:

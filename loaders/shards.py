@@ -16,9 +16,10 @@ from configs.errors import UserError
 from configs.machine import allow_more_files
 from configs.schema import MetaKind
 from loaders.order import Indices
+from prep.diagnosis import diagnosis_classes
 from prep.manifest import SAMPLES, read_manifest
 
-_COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target"]
+_COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "diagnosis"]
 
 
 class DamagedSampleError(UserError):
@@ -29,8 +30,9 @@ class ShardSet:
     """The kept samples of a shard set, N of them, numbered as in samples.parquet.
 
     key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
-    meta: float32 [N, 11]; size: edge of the square images in pixels. Only these columns live in memory; shards are
-    mapped when they are first read. Safe to read from many threads.
+    diagnosis: int8 [N], a number into prep.diagnosis.CLASSES; meta: float32 [N, 11]; size: edge of the square images
+    in pixels. Only these columns live in memory; shards are mapped when they are first read. Safe to read from many
+    threads.
     """
 
     def __init__(self, folder: Path, meta: MetaKind = "clinical") -> None:
@@ -42,6 +44,7 @@ class ShardSet:
         self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
         self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
         self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
+        self.diagnosis = diagnosis_classes(table["diagnosis"].combine_chunks(), self.target)
         self._split: pa.Array = table["split"].combine_chunks().dictionary_encode()
         self.meta: npt.NDArray[np.float32] = (
             table[f"meta_{meta}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -57,6 +60,11 @@ class ShardSet:
 
     def __len__(self) -> int:
         return len(self.fold)
+
+    @property
+    def folds(self) -> int:
+        """Number of cross-validation folds."""
+        return int(self.fold.max(initial=-1)) + 1
 
     def train_rows(self, fold: int) -> Indices:
         """Numbers of the training samples outside `fold`. Raises UserError where the set has no such fold."""
@@ -108,9 +116,8 @@ class ShardSet:
             return self._contents[file]
 
     def _require_fold(self, fold: int) -> None:
-        folds = int(self.fold.max(initial=-1)) + 1
-        if not 0 <= fold < folds:
-            raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {folds - 1}")
+        if not 0 <= fold < self.folds:
+            raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {self.folds - 1}")
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -46,8 +46,9 @@ class Request:
 class Batch:
     """b samples for the model; `image` may be reused for another batch once the next one is asked for.
 
-    image: uint8 [b, H, W, 3]; meta: float32 [b, M]; target: float32 [b], -1 unknown; index: int64 [b], the
-    samples' numbers in the shard set; valid: bool [b], False for padding. All on one device.
+    image: uint8 [b, H, W, 3]; meta: float32 [b, M]; target: float32 [b], -1 unknown; diagnosis: int64 [b], a number
+    into prep.diagnosis.CLASSES; index: int64 [b], the samples' numbers in the shard set; valid: bool [b], False for
+    padding. All on one device.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class Batch:
     image: torch.Tensor
     meta: torch.Tensor
     target: torch.Tensor
+    diagnosis: torch.Tensor
     index: torch.Tensor
     valid: torch.Tensor
 
@@ -62,7 +64,7 @@ class Batch:
         """The same batch on `device`; no copy waits for the device."""
         if device.type != "cuda":
             return self
-        small = {name: getattr(self, name).pin_memory() for name in ("meta", "target", "index", "valid")}
+        small = {name: getattr(self, name).pin_memory() for name in ("meta", "target", "diagnosis", "index", "valid")}
         parts = {"image": self.image, **small}
         return replace(self, **{name: part.to(device, non_blocking=True) for name, part in parts.items()})
 
@@ -130,6 +132,7 @@ def batches(
             image=image,
             meta=torch.from_numpy(features),
             target=torch.from_numpy(shards.target[request.index].astype(np.float32)),
+            diagnosis=torch.from_numpy(shards.diagnosis[request.index].astype(np.int64)),
             index=torch.from_numpy(request.index),
             valid=torch.from_numpy(request.valid),
         ).to(device)

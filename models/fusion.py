@@ -38,15 +38,15 @@ class PixelNormalise(nn.Module):
 
 
 class MultiSampleHead(nn.Module):
-    """features [B, F] -> logits float32 [B]: the mean over `masks` dropout masks that share one linear layer.
+    """features [B, F] -> logits float32 [B, outputs]: the mean over `masks` dropout masks that share one linear layer.
 
     The layer is linear, so the mean of its logits is the logit of the mean mask: one pass instead of `masks`.
     Multi-sample dropout: Inoue, 2019, arXiv:1905.09788.
     """
 
-    def __init__(self, features: int, *, drop: float, masks: int) -> None:
+    def __init__(self, features: int, outputs: int = 1, *, drop: float, masks: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(features, 1)
+        self.linear = nn.Linear(features, outputs)
         self.drop = drop
         self.masks = masks
 
@@ -55,23 +55,26 @@ class MultiSampleHead(nn.Module):
         return F.dropout(torch.ones_like(features).expand(self.masks, *features.shape), self.drop)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Score one batch, in float32 whatever autocast says: one dot product a sample costs nothing."""
+        """Score one batch, in float32 whatever autocast says: a few dot products a sample cost nothing."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             if self.training and self.drop > 0:
                 features = features * self.draw_masks(features).mean(0)
-            logits: Tensor = self.linear(features).squeeze(1)
+            logits: Tensor = self.linear(features)
             return logits
 
 
 class FusionModel(nn.Module):
-    """image uint8 [B, H, W, 3] and meta float32 [B, M] -> logit of melanoma, float32 [B].
+    """image uint8 [B, H, W, 3] and meta float32 [B, M] -> logits float32 [B, outputs]; models/losses.py
+    says what they mean.
 
     `backbone` or `meta_features` may be None: such a model does not look at that input, but it is still
-    called with both. `channels_last` says whether `.to(memory_format=torch.channels_last)` pays.
+    called with both. `channels_last` is the layout that pays until `use_layout` says what is used.
     """
 
-    def __init__(self, backbone: Backbone | None, config: ModelConfig, *, meta_features: int | None) -> None:
+    def __init__(
+        self, backbone: Backbone | None, config: ModelConfig, *, meta_features: int | None, outputs: int = 1
+    ) -> None:
         super().__init__()
         self.channels_last = backbone is not None and backbone.channels_last
         self.normalise: PixelNormalise | None = None
@@ -87,7 +90,23 @@ class FusionModel(nn.Module):
             features += config.meta_out
         if features == 0:
             raise ValueError("a FusionModel without backbone and meta_features has no input")
-        self.head = MultiSampleHead(features, drop=config.head_drop, masks=config.head_masks)
+        self.head = MultiSampleHead(features, outputs, drop=config.head_drop, masks=config.head_masks)
+
+    def use_layout(self, *, channels_last: bool) -> None:
+        """Lay images and weights out in torch.channels_last, or in the default NCHW."""
+        self.channels_last = channels_last
+        if self.normalise is not None:
+            self.normalise.channels_last = channels_last
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def share_batch_statistics(self) -> None:
+        """Make every batch norm a SyncBatchNorm, whose statistics are those of all ranks."""
+        from timm.layers.norm_act import (
+            convert_sync_batchnorm,  # torch's own would lose the activations in timm's norms
+        )
+
+        convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor, meta: Tensor) -> Tensor:
         """Score one batch; see the class for shapes and dtypes."""
@@ -113,14 +132,18 @@ def _meta_branch(meta_features: int, config: ModelConfig) -> nn.Sequential:
     )
 
 
-def build_model(backbone: str, config: ModelConfig, *, size: int, meta_features: int, weights: str) -> FusionModel:
+def build_model(
+    backbone: str, config: ModelConfig, *, size: int, meta_features: int, weights: str, outputs: int = 1
+) -> FusionModel:
     """Build the network that `config.inputs` asks for, on the CPU, in training mode.
 
-    `size` is the edge of the images in pixels, `meta_features` the length M of the meta vector; `backbone` and
-    `weights` are read by `create_backbone` (not at all for inputs=meta). Raises UserError as it does, and for
-    a meta vector without entries that the model should read.
+    `size` is the edge of the images in pixels, `meta_features` the length M of the meta vector, `outputs` the
+    number of logits; `backbone` and `weights` are read by `create_backbone` (not at all for inputs=meta). Raises
+    UserError as it does, and for a meta vector without entries that the model should read.
     """
     if config.inputs != "image" and meta_features < 1:
         raise UserError(f"meta_features={meta_features} with model.inputs={config.inputs}: pass --model.inputs image")
     image = None if config.inputs == "meta" else create_backbone(backbone, size=size, weights=weights)
-    return FusionModel(image, config, meta_features=None if config.inputs == "image" else meta_features)
+    return FusionModel(
+        image, config, meta_features=None if config.inputs == "image" else meta_features, outputs=outputs
+    )

@@ -4,6 +4,9 @@
 leak the source. `clinical` holds only what a clinic knows about a new lesion, and says what is missing.
 """
 
+import hashlib
+import json
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,6 +18,7 @@ FEATURES: dict[MetaKind, tuple[str, ...]] = {
     "clinical": ("sex", "age/90", *SITES, "sex missing", "age missing", "site missing"),
     "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
 }
+_MEANING = 1  # raise it whenever a value comes to mean something else under the same name
 # What each vector's clinical part (sex, age and site) becomes when it is hidden: column -> value.
 _HIDDEN_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
 
@@ -38,6 +42,11 @@ def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
     if kind == "clinical":
         columns += [np.isnan(sex).astype(np.float64), np.isnan(age).astype(np.float64)]
     return np.stack([*columns, no_site], axis=1).astype(np.float32)
+
+
+def meta_digest(kind: MetaKind) -> str:
+    """SHA-256 of what the vector `kind` is made of; models and vectors that differ in it do not belong together."""
+    return hashlib.sha256(json.dumps([_MEANING, kind, FEATURES[kind]]).encode()).hexdigest()
 
 
 def images_per_patient(table: pd.DataFrame) -> npt.NDArray[np.int32]:

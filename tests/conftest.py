@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from PIL import Image
 
 from configs.prep import PrepConfig
@@ -72,6 +73,20 @@ def write_isic2019(folder: Path, train: int) -> Path:
     (folder / "ISIC_2019_Training_GroundTruth.csv").write_text("\r\n".join(truth) + "\r\n", newline="")
     (folder / "ISIC_2019_Training_Metadata.csv").write_text("\r\n".join(meta) + "\r\n", newline="")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a CUDA device, tests that need one are skipped, saying so."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What --autotune found on this machine has no say in the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

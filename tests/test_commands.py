@@ -3,20 +3,28 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.cli import parse, with_recipe
 from configs.errors import UserError
-from configs.schema import InferConfig, TrainConfig
+from configs.grid import parse_grid
+from configs.schema import InferConfig, ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "tiny")
 COMMANDS = ("prep/shard.py", "prep/merge.py", "prep/verify.py", "prep/synthetic.py", "train.py", "infer.py")
 
 
 def run(*words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *python, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def recipe(backbone: str, *more: str) -> TrainConfig:
+    words = with_recipe([f"--config={ROOT / 'configs' / name}.yaml" for name in more], backbone)
+    return parse(TrainConfig, words, prog="train.py", description="")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -68,27 +76,26 @@ def test_a_mistake_ends_in_one_line_and_exit_code_two(
 
 
 def test_every_recipe_is_a_valid_config_of_its_own_backbone() -> None:
-    recipes = sorted((ROOT / "configs").glob("*.yaml"))
-    assert {path.stem for path in recipes} == {
-        "efficientnet_b1",
-        "efficientnet_b3",
-        "efficientnet_b4",
-        "resnest50",
-        "tiny",
-    }
-    for path in recipes:
-        config = parse(TrainConfig, [f"--config={path}"], prog="train.py", description="")
-        assert config.backbone == path.stem
+    recipes = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert recipes == {*BACKBONES, "image_only", "meta_only", "diagnosis"}
+    for name in BACKBONES:
+        assert recipe(name).backbone == name
+
+
+def test_an_ablation_changes_only_what_it_names() -> None:
+    plain = recipe("tiny")
+    assert recipe("tiny", "image_only") == replace(plain, out="runs/image_only", model=ModelConfig(inputs="image"))
+    assert recipe("tiny", "meta_only") == replace(plain, out="runs/meta_only", model=ModelConfig(inputs="meta"))
+    assert recipe("tiny", "diagnosis") == replace(plain, out="runs/diagnosis", target="diagnosis")
 
 
 def test_the_reference_recipe_is_the_default() -> None:
-    argv = with_recipe(["--backbone", "efficientnet_b1"], "tiny")
-    assert parse(TrainConfig, argv, prog="train.py", description="") == TrainConfig()
+    assert recipe("efficientnet_b1") == TrainConfig()
 
 
 def test_options_override_the_recipe_of_the_backbone() -> None:
-    argv = with_recipe(["--backbone", "tiny", "--optim.lr", "0.5", "--batch-size=32"], "efficientnet_b1")
-    config = parse(TrainConfig, argv, prog="train.py", description="")
+    words = ["--backbone", "tiny", "--optim.lr", "0.5", "--batch-size=32"]
+    (config,) = parse_grid(words, prog="train.py", description="")
     assert (config.weights, config.optim.lr, config.batch_size) == ("none", 0.5, 32)
 
 

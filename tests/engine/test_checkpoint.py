@@ -1,10 +1,11 @@
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
 from configs.errors import UserError
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -17,18 +18,18 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (loaded["epoch"], loaded["facts"]) == (4, {"names": ["a", "b"]})
 
 
-def test_a_failed_save_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint({"epoch": 1}, path)
-
-    def full_disk(_: object, file: object) -> None:
-        file.write(b"half a checkpoint")  # type: ignore[attr-defined]
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint({"epoch": 2}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow beyond it: writes fail half-way
+    try:
+        with pytest.raises(UserError, match=r"last\.pt could not be written: .*; the one written before is kept"):
+            save_checkpoint({"epoch": 2, "model": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_checkpoint(path, CPU)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn off"])
@@ -44,6 +45,6 @@ class Trap:
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
-    torch.save({"format": 1, "model": Trap()}, tmp_path / "best.pt")
+    torch.save({"format": FORMAT, "model": Trap()}, tmp_path / "best.pt")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / "best.pt", CPU)

@@ -6,33 +6,45 @@ import torch
 from engine.distributed import joined_ranks
 from engine.evaluate import predict, view_of
 from loaders.stream import Batch
+from models.losses import Objective
+
+ONE_LOGIT = Objective(target="melanoma", auxiliary_weight=0.0, classes=9, melanoma=4)
 
 
 class Corner(torch.nn.Module):
     """The logit is the upper left pixel's red: it tells the views apart."""
 
     def forward(self, image: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return image[:, 0, 0, 0].float() / 100
+        return image[:, 0, 0, :1].float() / 100
 
 
 def batch(index: list[int], valid: list[bool]) -> Batch:
     rows = torch.tensor(index)
     image = (rows[:, None, None, None] * 10 + torch.arange(4).reshape(1, 2, 2, 1)).expand(-1, 2, 2, 3).to(torch.uint8)
     zeros = torch.zeros(len(index))
-    return Batch(epoch=0, step=0, image=image, meta=zeros[:, None], target=zeros, index=rows, valid=torch.tensor(valid))
+    return Batch(
+        epoch=0,
+        step=0,
+        image=image,
+        meta=zeros[:, None],
+        target=zeros,
+        diagnosis=rows,
+        index=rows,
+        valid=torch.tensor(valid),
+    )
 
 
 def test_padding_is_left_out_and_rows_come_sorted() -> None:
     batches = [batch([4, 1], [True, True]), batch([3, 4], [True, False])]
     with joined_ranks("cpu") as ranks:
-        predictions = predict(Corner(), batches, ranks, autocast=nullcontext)
+        predictions = predict(Corner(), ONE_LOGIT, batches, ranks, autocast=nullcontext)
     np.testing.assert_array_equal(predictions.index, [1, 3, 4])
     np.testing.assert_allclose(predictions.probability, 1 / (1 + np.exp(-np.array([10, 30, 40]) / 100)))
 
 
 def test_views_are_averaged_as_probabilities() -> None:
     with joined_ranks("cpu") as ranks:
-        predictions = predict(Corner(), [batch([2], [True])], ranks, autocast=nullcontext, views=4)
+        predictions = predict(Corner(), ONE_LOGIT, [batch([2], [True])], ranks, autocast=nullcontext, views=4)
     corners = np.array([20, 21, 22, 23]) / 100
     np.testing.assert_allclose(predictions.probability, [(1 / (1 + np.exp(-corners))).mean()])
 

@@ -1,3 +1,4 @@
+import copy
 import math
 from itertools import pairwise
 
@@ -5,7 +6,13 @@ import pytest
 import torch
 
 from configs.schema import OptimConfig
-from engine.optim import create_optimizer, create_schedule, learning_rate_factor
+from engine.optim import (
+    MovingAverage,
+    create_optimizer,
+    learning_rate,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 
 def test_norms_and_biases_have_no_weight_decay() -> None:
@@ -28,13 +35,37 @@ def test_the_schedule_warms_up_in_a_line_and_falls_as_a_cosine() -> None:
 
 
 def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
-    model = torch.nn.Linear(2, 2)
-    optimizer = create_optimizer(model, OptimConfig(lr=1.0, warmup_epochs=5))
-    schedule = create_schedule(optimizer, OptimConfig(lr=1.0, warmup_epochs=5), steps_per_epoch=4, epochs=1)
-    rates = []
-    for _ in range(4):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
+    config = OptimConfig(lr=1.0, warmup_epochs=5)
+    rates = [learning_rate(config, step, steps_per_epoch=4, epochs=1) for step in range(4)]
     assert rates == sorted(rates)
     assert rates[0] > 0
+
+
+def test_the_rate_of_a_run_is_that_of_its_step() -> None:
+    config = OptimConfig(lr=2e-4, warmup_epochs=1.0)
+    rates = [learning_rate(config, step, steps_per_epoch=100, epochs=15) for step in (0, 99, 100, 800, 1500)]
+    assert rates == pytest.approx([2e-4 / 101, 2e-4 * 100 / 101, 2e-4, 1e-4, 0.0])
+
+
+def test_a_new_rate_reaches_every_group() -> None:
+    optimizer = create_optimizer(torch.nn.Linear(2, 2), OptimConfig())
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_the_moving_average_follows_the_formula_and_copies_counts() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    average = MovingAverage(model, copy.deepcopy(model), 0.5)
+    expected = {name: value.double() for name, value in model.state_dict().items()}
+    for step in range(12):
+        model(torch.randn(8, 3))  # moves the running statistics
+        with torch.no_grad():
+            model[0].weight.add_(1.0)
+        average.update(step)
+        decay = min(0.5, (2 + step) / (11 + step))
+        expected = {name: decay * expected[name] + (1 - decay) * value for name, value in model.state_dict().items()}
+    found = average.model.state_dict()
+    assert found.pop("1.num_batches_tracked") == 12
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name].float(), msg=name)
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())

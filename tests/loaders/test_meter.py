@@ -76,7 +76,6 @@ def test_the_verdict_names_what_bounds_the_run_and_the_remedy(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_that_waits_for_the_host_is_seen_to_idle() -> None:
     work = torch.randn(4096, 4096, device="cuda")
     shares = []

@@ -1,0 +1,169 @@
+"""One batch's gradients, whichever way they are made."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from configs.schema import Inputs, ModelConfig, OptimConfig
+from engine.distributed import joined_ranks
+from engine.network import build_network
+from engine.step import Step, autocast_of, blank_batch, chosen_dtype, prepared_step
+from loaders.stream import Batch
+from models.fusion import FusionModel
+
+SIZE, SAMPLES = 32, 12
+
+
+def network(device: str, backbone: str = "tiny", inputs: Inputs = "both") -> tuple[FusionModel, Step]:
+    """Without dropout, so that every way must give the same gradients."""
+    torch.manual_seed(0)
+    config = ModelConfig(inputs=inputs, head_drop=0.0, meta_drop=0.0)
+    place = torch.device(device)
+    model, objective = build_network(
+        backbone, config, OptimConfig(), "melanoma", size=SIZE, weights="none", device=place, positive_weight=3.0
+    )
+    return model, Step(network=model, objective=objective, autocast=nullcontext, samples=SAMPLES)
+
+
+def batch(device: str) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    blank = blank_batch(SAMPLES, SIZE, 11, torch.device("cpu"))
+    drawn = replace(
+        blank,
+        image=torch.randint(0, 256, blank.image.shape, dtype=torch.uint8, generator=generator),
+        meta=torch.randn(blank.meta.shape, generator=generator),
+        valid=torch.arange(SAMPLES) < 10,
+    )
+    return drawn.to(torch.device(device))
+
+
+def gradients(model: FusionModel) -> dict[str, torch.Tensor]:
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def assert_the_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert one.keys() == two.keys()
+    largest = max(float(value.abs().max()) for value in one.values())
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=tolerance * largest, rtol=0.0, msg=name)
+
+
+def test_parts_add_up_to_the_whole_batch() -> None:
+    model, step = network("cpu")
+    model.eval()  # batch norms by their running statistics, which no cutting changes
+    whole = step(batch("cpu"))
+    expected = gradients(model)
+    parts = replace(step, parts=3)(batch("cpu"))
+    torch.testing.assert_close(parts, whole)
+    assert_the_same(expected, gradients(model), 1e-5)
+
+
+def test_a_step_starts_from_no_gradient() -> None:
+    model, step = network("cpu")
+    model.eval()
+    step(batch("cpu"))
+    once = gradients(model)
+    step(batch("cpu"))
+    assert_the_same(once, gradients(model), 0.0)
+
+
+def test_loss_scaling_scales_the_gradients_alone() -> None:
+    model, step = network("cpu")
+    model.eval()
+    plain = step(batch("cpu"))
+    once = gradients(model)
+    scaled = replace(step, scaler=torch.amp.GradScaler("cpu", init_scale=8.0))(batch("cpu"))
+    assert torch.equal(plain, scaled)
+    assert_the_same({name: 8 * value for name, value in once.items()}, gradients(model), 1e-6)
+
+
+def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
+    model, step = network("cpu", inputs="meta")  # the branch that compiles in seconds
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with joined_ranks("cpu") as ranks:
+        compiled, remarks = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+    assert not remarks
+    for name, value in model.state_dict().items():  # trying it out left no trace
+        assert torch.equal(value, before[name]), name
+    assert not gradients(model)
+    loss = compiled(batch("cpu"))
+    found = gradients(model)
+    model.load_state_dict(before)
+    torch.testing.assert_close(loss, step(batch("cpu")))
+    assert_the_same(gradients(model), found, 1e-4)
+
+
+def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, step = network("cpu", inputs="image")  # not compiled before in this process
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    with joined_ranks("cpu") as ranks:
+        eager, (remark,) = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+    assert remark.startswith("speed.compile: going on without, because torch.compile failed: ")
+    assert eager(batch("cpu")).isfinite()
+
+
+def test_without_a_gpu_no_graph_is_captured() -> None:
+    model, step = network("cpu")
+    with joined_ranks("cpu") as ranks:
+        eager, (remark,) = prepared_step(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
+    assert remark == "speed.cuda_graph: going on without, because there is no GPU"
+    assert isinstance(eager, Step)
+
+
+def test_auto_precision_is_float32_on_a_cpu() -> None:
+    cpu = torch.device("cpu")
+    assert chosen_dtype("auto", cpu) == torch.float32
+    assert chosen_dtype("bf16", cpu) == torch.bfloat16
+    with autocast_of(torch.bfloat16, cpu)():
+        assert torch.is_autocast_enabled("cpu")
+    with autocast_of(torch.float32, cpu)():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiling", [False, True])
+def test_a_replayed_graph_gives_the_gradients_of_an_eager_step(compiling: bool) -> None:
+    model, step = network("cuda")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with joined_ranks("cuda") as ranks:
+        graphed, remarks = prepared_step(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
+    assert not remarks
+    for _ in range(2):  # the second replay starts from no gradient, too
+        model.load_state_dict(before)
+        loss = graphed(batch("cuda")).clone()
+        found = gradients(model)
+    model.load_state_dict(before)
+    torch.testing.assert_close(loss, step(batch("cuda")), atol=1e-3, rtol=1e-3)
+    assert_the_same(gradients(model), found, 1e-2)  # TF32 and other algorithms
+
+
+@pytest.mark.gpu
+def test_dropout_in_a_graph_is_a_function_of_the_seed() -> None:
+    model, step = network("cuda")
+    model.head.drop = 0.5
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = []
+    with joined_ranks("cuda") as ranks:
+        graphed, remarks = prepared_step(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
+    assert not remarks
+    for seed in (5, 6, 5):
+        model.load_state_dict(before)
+        torch.manual_seed(seed)
+        losses.append(float(graphed(batch("cuda"))))
+    assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_half_precision_comes_close_to_single(precision: str) -> None:
+    model, step = network("cuda")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loss = step(batch("cuda"))
+    model.load_state_dict(before)
+    dtype = chosen_dtype(precision, torch.device("cuda"))  # type: ignore[arg-type]
+    assert dtype != torch.float32
+    half = replace(step, autocast=autocast_of(dtype, torch.device("cuda")))(batch("cuda"))
+    torch.testing.assert_close(half, loss, atol=0.05, rtol=0.05)

@@ -1,0 +1,59 @@
+"""--autotune: it measures, prints, remembers; a later run does as was found."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from engine import tune
+
+WORDS = ("--backbone", "tiny", "--batch-size", "16", "--epochs", "1", "--speed.compile", "off")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tune, "_STEP_SECONDS", 0.2)
+    monkeypatch.setattr(tune, "_LOADER_SECONDS", 0.2)
+    return tmp_path / "cache"
+
+
+def test_the_fastest_way_is_remembered_and_taken_by_later_runs(
+    own_cache: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*WORDS, "--shards", str(shard_folder)]
+    train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune"])
+    said = capsys.readouterr().out
+    assert "--autotune: tiny, 64 px, 16 a rank" in said
+    assert all(way in said for way in ("channels_last", "contiguous", "host", "dali-cpu", "a batch that lies ready"))
+    assert said.count(" *") == 1
+    (file,) = (own_cache / "melanoma").iterdir()
+    record = json.loads(file.read_text())
+    assert record["images_per_s"] > 0
+    opposite = {**record["found"], "channels_last": not record["found"]["channels_last"], "placement": "dali-cpu"}
+    file.write_text(json.dumps({**record, "found": opposite}))
+    train.main([*words, "--out", str(tmp_path / "later")])
+    assert f"as --autotune found ({file})" in capsys.readouterr().out
+    facts = yaml.safe_load((tmp_path / "later" / "tiny" / "fold0" / "config.yaml").read_text())["facts"]
+    assert (facts["channels_last"], facts["placement"]) == (opposite["channels_last"], "dali-cpu")
+
+
+def test_what_the_user_asks_for_goes_before_what_was_found(own_cache: Path, shard_folder: Path, tmp_path: Path) -> None:
+    words = [*WORDS, "--shards", str(shard_folder), "--loader.placement", "host"]
+    train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune", "--speed.memory_format", "contiguous"])
+    (file,) = (own_cache / "melanoma").iterdir()
+    assert json.loads(file.read_text())["found"]["channels_last"] is False
+    train.main([*words, "--out", str(tmp_path / "later"), "--speed.memory_format", "channels_last"])
+    facts = yaml.safe_load((tmp_path / "later" / "tiny" / "fold0" / "config.yaml").read_text())["facts"]
+    assert (facts["channels_last"], facts["placement"]) == (True, "host")
+
+
+def test_another_size_or_batch_is_another_case(own_cache: Path, shard_folder: Path, tmp_path: Path) -> None:
+    words = [*WORDS, "--shards", str(shard_folder), "--loader.placement", "host"]
+    train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune"])
+    train.main([*words, "--out", str(tmp_path / "other"), "--batch-size", "14"])
+    facts = yaml.safe_load((tmp_path / "other" / "tiny" / "fold0" / "config.yaml").read_text())["facts"]
+    assert facts["channels_last"] is None
+    assert len(list((own_cache / "melanoma").iterdir())) == 1

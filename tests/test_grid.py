@@ -1,0 +1,43 @@
+"""One command line, several members."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.grid import parse_grid
+
+
+def members(*words: str) -> list[tuple[str, int, float]]:
+    configs = parse_grid(words, prog="train.py", description="")
+    return [(config.backbone, config.fold, config.optim.lr) for config in configs]
+
+
+def test_without_a_grid_there_is_one_member() -> None:
+    assert members("--backbone", "tiny") == [("tiny", 0, 3e-3)]
+    assert members("--fold=3", "--batch-size", "8") == [("efficientnet_b1", 3, 2e-4)]
+
+
+def test_every_backbone_has_its_own_recipe_and_every_fold() -> None:
+    found = members("--backbone", "tiny", "resnest50", "--fold", "0", "2", "--epochs", "3")
+    assert found == [("tiny", 0, 3e-3), ("tiny", 2, 3e-3), ("resnest50", 0, 1e-4), ("resnest50", 2, 1e-4)]
+
+
+def test_all_folds_are_those_of_the_shard_set(shard_folder: Path) -> None:
+    found = members("--shards", str(shard_folder), "--fold", "all", "--backbone", "tiny", "--optim.lr", "0.1")
+    assert found == [("tiny", fold, 0.1) for fold in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fold", "all", "--shards", "nowhere"), "nowhere holds no shard set"),
+        (("--backbone", "tiny", "tiny"), "named twice"),
+        (("--backbone", "--fold", "1"), "--backbone needs a value"),
+        (("--fold", "0", "-1"), "fold=-1 is out of range"),
+        (("--fold", "0", "all"), 'key "fold"'),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        members(*words)

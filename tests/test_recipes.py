@@ -1,0 +1,249 @@
+"""What a recipe may ask for beside the reference one, on real shards."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+import infer
+import train
+from configs.errors import UserError
+from configs.schema import TrainConfig
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.distributed import Ranks
+from engine.memory import explained_memory
+from engine.session import Session, open_session
+from loaders.shards import ShardSet
+from prep.diagnosis import CLASSES
+from runs import ROOT, epoch_lines, must_torchrun, tiny
+
+CPU = torch.device("cpu")
+ALONE = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, device=CPU)
+
+
+def folder_of(out: Path, fold: int = 0) -> Path:
+    return out / "tiny" / f"fold{fold}"
+
+
+@pytest.mark.parametrize("words", [("--target", "diagnosis"), ("--optim.auxiliary_weight", "0.5")])
+def test_diagnoses_are_judged_one_by_one_and_melanoma_is_submitted(
+    words: tuple[str, ...], shard_folder: Path, tmp_path: Path
+) -> None:
+    train.main(tiny(shard_folder, tmp_path / "runs", "--epochs", "2", *words))
+    folder = folder_of(tmp_path / "runs")
+    last = epoch_lines(folder)[-1]
+    shards = ShardSet(shard_folder)
+    present = {CLASSES[number] for number in np.unique(shards.diagnosis[shards.fold_rows(0)])}
+    judged = {
+        name.removeprefix("auc_") for name, value in last.items() if name.startswith("auc_") and value is not None
+    }
+    assert judged == present | {"2019", "2020"}
+    oof = pd.read_parquet(folder / "oof.parquet")
+    assert last["auc"] == pytest.approx(roc_auc_score(oof["target"], oof["pred_last"]))
+    infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)])
+    assert pd.read_csv(tmp_path / "submission_tiny_fold0.csv")["target"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("year", ["2019", "2020"])
+def test_one_year_is_trained_on_and_both_are_judged(year: str, shard_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16, train_sources=year
+    )
+    with open_session(config, ALONE) as session:
+        trained = torch.cat([batch.index[batch.valid] for batch in session.train_epoch_batches()])
+        judged = torch.cat([batch.index[batch.valid] for batch in session.fold_batches()])
+        source, target = session.shards.source, session.shards.target
+        assert set(source[trained.numpy()]) == {int(year)}
+        assert set(source[judged.numpy()]) == {2019, 2020}
+        rows = np.flatnonzero((source == int(year)) & (session.shards.fold > 0))
+        assert sorted(trained.tolist()) == rows.tolist()
+        assert session.positive_weight == pytest.approx((target[rows] == 0).sum() / (target[rows] == 1).sum())
+
+
+def test_the_moving_average_is_what_is_judged_and_kept(shard_folder: Path, tmp_path: Path) -> None:
+    train.main(tiny(shard_folder, tmp_path / "ema", "--epochs", "1", "--optim.ema", "0.9"))
+    train.main(tiny(shard_folder, tmp_path / "plain", "--epochs", "1"))
+    last, best = (load_checkpoint(folder_of(tmp_path / "ema") / name, CPU) for name in ("last.pt", "best.pt"))
+    plain = load_checkpoint(folder_of(tmp_path / "plain") / "last.pt", CPU)
+    name = "head.linear.weight"
+    torch.testing.assert_close(last["model"][name], plain["model"][name])
+    assert torch.equal(best["model"][name], last["average"][name])
+    assert not torch.allclose(best["model"][name], last["model"][name])
+
+
+def test_parts_of_a_batch_train_as_the_whole_where_no_statistics_are_cut(shard_folder: Path, tmp_path: Path) -> None:
+    words = ["--shards", str(shard_folder), "--backbone", "test_vit.r160_in1k", "--weights", "none", "--epochs", "1"]
+    words += ["--model.inputs", "image", "--model.head_drop", "0", "--batch-size", "16"]
+    states = []
+    for parts in ("1", "4"):
+        train.main([*words, "--accumulate", parts, "--out", str(tmp_path / parts)])
+        states.append(load_checkpoint(tmp_path / parts / "test_vit.r160_in1k" / "fold0" / "last.pt", CPU)["model"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=2e-4, rtol=0.0, msg=name)
+
+
+@pytest.mark.parametrize(("parts", "said"), [("3", "into equal parts"), ("16", "fewer than 2 in each")])
+def test_parts_that_do_not_fit_are_refused(parts: str, said: str, shard_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        train.main(tiny(shard_folder, tmp_path, "--accumulate", parts))
+
+
+def test_half_precision_trains_on_a_cpu_too(shard_folder: Path, tmp_path: Path) -> None:
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--precision", "bf16", "--optim.clip_grad", "1"))
+    assert np.isfinite(epoch_lines(folder_of(tmp_path))[0]["train_loss"])
+
+
+def test_the_named_figure_chooses_the_best_epoch(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, "loss", [0.9, 0.5, 0.7, 0.6])
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "4", "--monitor", "loss", "--patience", "2"))
+    best = load_checkpoint(folder_of(tmp_path) / "best.pt", CPU)["best"]
+    assert best == {"epoch": 1, "score": 0.5}
+    assert len(epoch_lines(folder_of(tmp_path))) == 4
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, "auc", [0.6, 0.7, 0.65, 0.7, 0.9])
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "5", "--patience", "2"))
+    assert [line["auc"] for line in epoch_lines(folder_of(tmp_path))] == [0.6, 0.7, 0.65, 0.7]
+
+
+def judge(monkeypatch: pytest.MonkeyPatch, name: str, figures: list[float]) -> None:
+    """Let each epoch's evaluation find the next of `figures` under `name`."""
+    import engine.validate as validation
+
+    whole, left = validation.validate, iter(figures)
+
+    def scripted(*args: object) -> tuple[object, dict[str, float]]:
+        predictions, metrics = whole(*args)  # type: ignore[arg-type]
+        return predictions, {**metrics, name: next(left)}
+
+    monkeypatch.setattr(validation, "validate", scripted)
+
+
+EACH_ITS_OWN = """
+import sys
+sys.path.insert(0, {root!r})
+import engine.validate as validation
+import train
+from configs.cli import run_command
+
+whole = validation.validate
+
+def of_its_own_opinion(session, stop):
+    predictions, metrics = whole(session, stop)
+    rising = session.epoch / 10  # the first rank sees no progress, the second one does
+    return predictions, {{**metrics, "auc": 0.6 if session.ranks.first else 0.6 + rising}}
+
+validation.validate = of_its_own_opinion
+run_command(train.main)
+"""
+
+
+def test_early_stopping_is_decided_once_for_all_ranks(shard_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(EACH_ITS_OWN.format(root=str(ROOT)))
+    said = must_torchrun(2, str(script), *tiny(shard_folder, tmp_path, "--epochs", "9", "--patience", "2"))
+    assert len(epoch_lines(folder_of(tmp_path))) == 3
+    assert "best auc 0.6000 in epoch 1" in said
+
+
+def test_a_grid_trains_what_is_left_and_ends_with_a_table(
+    shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--shards", str(shard_folder), "--out", str(tmp_path), "--batch-size", "16", "--epochs", "1"]
+    words += ["--weights", "none"]
+    train.main([*words, "--backbone", "tiny", "--fold", "1"])
+    capsys.readouterr()
+    train.main([*words, "--backbone", "tiny", "test_resnet.r160_in1k", "--fold", "all"])
+    said = capsys.readouterr().out
+    assert said.count("nothing to do") == 1
+    folders = {
+        name: [tmp_path / name / f"fold{fold}" for fold in range(3)] for name in ("tiny", "test_resnet.r160_in1k")
+    }
+    for name, members in folders.items():
+        oof = pd.concat([pd.read_parquet(folder / "oof.parquet") for folder in members])
+        assert len(oof) == 140
+        mean = np.mean([epoch_lines(folder)[-1]["auc"] for folder in members])
+        assert f"{mean:.4f}" in said
+        assert f"{roc_auc_score(oof['target'], oof['pred_last']):.4f}" in said, name
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_the_end_of_the_memory_names_the_settings(error: Exception) -> None:
+    config = TrainConfig(backbone="tiny", accumulate=2, batch_size=64)
+    with (
+        pytest.raises(UserError, match=r"--accumulate 4 \(now 2; the global batch stays 64\)"),
+        explained_memory(config),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match="another matter"), explained_memory(config):
+        raise RuntimeError("another matter")
+
+
+def test_a_memory_that_ends_in_a_step_is_explained_and_what_was_saved_goes_on(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Session.begin_step
+
+    def full(session: Session) -> None:
+        if session.step == 4:
+            torch.empty(1 << 60)
+        whole(session)
+
+    words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "3", "--log-every", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "begin_step", full)
+        with pytest.raises(UserError, match=r"out of memory with --backbone tiny; what was saved last is kept"):
+            train.main(words)
+    assert load_checkpoint(folder_of(tmp_path) / "last.pt", CPU)["step"] == 3
+    train.main([*words, "--accumulate", "2"])
+    assert load_checkpoint(folder_of(tmp_path) / "last.pt", CPU)["finished"]
+
+
+@pytest.mark.parametrize("name", ["labels_sha256", "meta_sha256"])
+def test_inference_against_other_labels_or_another_meta_vector_is_refused(
+    name: str, shard_folder: Path, tmp_path: Path
+) -> None:
+    train.main(tiny(shard_folder, tmp_path / "runs", "--epochs", "1"))
+    path = folder_of(tmp_path / "runs") / "best.pt"
+    saved = load_checkpoint(path, CPU)
+    now = saved["facts"][name]
+    saved["facts"][name] = "0" * 64
+    save_checkpoint(saved, path)
+    with pytest.raises(UserError, match=rf"was trained with {name}=0000\d+, \S+ has {now}"):
+        infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)])
+
+
+def test_a_member_of_other_settings_is_kept_and_resume_never_starts_it_anew(shard_folder: Path, tmp_path: Path) -> None:
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "1"))
+    with pytest.raises(UserError, match=r"with target='melanoma', now it is 'diagnosis'.*--resume never"):
+        train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--target", "diagnosis"))
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--target", "diagnosis", "--resume", "never"))
+    assert load_checkpoint(folder_of(tmp_path) / "best.pt", CPU)["config"]["target"] == "diagnosis"
+
+
+def test_shared_batch_statistics_need_gpus_and_keep_what_timm_put_into_its_norms(
+    shard_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="sync_batchnorm=True needs GPUs"):
+        train.main(tiny(shard_folder, tmp_path, "--sync-batchnorm"))
+    config = TrainConfig(backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16)
+    with open_session(config, ALONE) as session:
+        image, meta = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8), torch.randn(4, 11)
+        before = session.model.eval()(image, meta)
+        shutil.rmtree(tmp_path / "tiny", ignore_errors=True)
+        session.model.share_batch_statistics()
+        kinds = {type(module).__name__ for module in session.model.modules()}
+        assert "SyncBatchNorm" in kinds
+        assert not kinds & {"BatchNorm1d", "BatchNormAct2d"}
+        torch.testing.assert_close(session.model.eval()(image, meta), before)

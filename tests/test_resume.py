@@ -1,0 +1,255 @@
+"""Impossible to lose: killed, stopped, restarted, resumed on other ranks."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import train
+from configs.errors import UserError
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.interrupt import Stopped
+from engine.session import Session
+from runs import ROOT, all_lines, assert_same_run, epoch_lines, must_torchrun, step_lines, tiny, torchrun
+
+# 6 steps an epoch; every step's loss is logged, last.pt is written within the epoch too; with a moving average.
+WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")
+
+
+def started(words: list[str]) -> subprocess.Popen[str]:
+    """train.py on one core, so that its sums have one order."""
+    command = [sys.executable, "-u", "train.py", *words]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_alone_and_listening,
+    )
+
+
+def _alone_and_listening() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    # A shell that started these tests in the background made them, and with them the command, deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def signalled_after(process: subprocess.Popen[str], folder: Path, lines: int, number: signal.Signals) -> str:
+    """Send a signal once metrics.jsonl has grown by so many lines; returns what the process said."""
+    before = len(all_lines(folder)) if folder.is_dir() else 0
+    for _ in range(6000):
+        if (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) >= (
+            before + lines
+        ):
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.communicate(timeout=60)[0]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    process = started(tiny(shard_folder, out, *WORDS))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return out / "tiny" / "fold2"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_and_stopped_at_random_steps_it_ends_as_an_undisturbed_one(
+    seed: int, shard_folder: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    rng = random.Random(seed)
+    words, folder = tiny(shard_folder, tmp_path, *WORDS), tmp_path / "tiny" / "fold2"
+    process = started(words)
+    signalled_after(process, folder, rng.randrange(3, 9), signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    number = rng.choice([signal.SIGTERM, signal.SIGINT])
+    process = started(words)
+    said = signalled_after(process, folder, rng.randrange(1, 7), number)
+    assert process.returncode == 0, said
+    stopped = re.search(rf"stopped by {number.name} after step (\d+) of 6 in epoch (\d+): \S+ is saved", said)
+    assert stopped, said
+    saved = load_checkpoint(folder / "last.pt", torch.device("cpu"))
+    assert (saved["step"], saved["epoch"] + 1) == tuple(int(word) for word in stopped.groups())
+    process = started(words)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"going on after step {stopped[1]} of epoch {stopped[2]}" in said
+    assert_same_run(undisturbed, folder)
+
+
+@pytest.fixture(scope="module")
+def unjudged(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped between its only epoch's last step and its evaluation."""
+    out = tmp_path_factory.mktemp("unjudged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "fold_batches", _stopped)
+        train.main(tiny(shard_folder, out, "--batch-size", "12", "--epochs", "1", "--fold", "1"))
+    saved = load_checkpoint(out / "tiny" / "fold1" / "last.pt", torch.device("cpu"))
+    assert (saved["epoch"], saved["step"]) == (0, 8)
+    return out
+
+
+def _stopped(_: Session) -> None:
+    raise Stopped
+
+
+def test_one_two_and_three_ranks_judge_a_checkpoint_alike(unjudged: Path, shard_folder: Path, tmp_path: Path) -> None:
+    """An odd number of held-out samples: each counts once, and the figures agree."""
+    found = {}
+    for ranks in (1, 2, 3):
+        out = tmp_path / str(ranks)
+        shutil.copytree(unjudged, out)
+        words = tiny(shard_folder, out, "--batch-size", "12", "--epochs", "1", "--fold", "1")
+        if ranks == 1:
+            train.main(words)
+        else:
+            must_torchrun(ranks, "train.py", *words)
+        folder = out / "tiny" / "fold1"
+        oof = pd.read_parquet(folder / "oof.parquet")
+        rows = pd.read_parquet(shard_folder / "samples.parquet")
+        assert sorted(oof["key"]) == sorted(rows.loc[rows["fold"] == 1, "key"])
+        assert len(oof) % 2 == 1
+        found[ranks] = epoch_lines(folder)[0]
+    for ranks in (2, 3):
+        for name in ("auc", "auc_2019", "auc_2020", "loss", "sensitivity", "specificity", "train_loss"):
+            assert found[ranks][name] == pytest.approx(found[1][name], abs=1e-6), name
+
+
+def test_a_run_goes_on_with_other_ranks_on_the_same_batches(shard_folder: Path, tmp_path: Path) -> None:
+    """Two ranks up to the fifth step, then one: the losses are those of one rank all the way.
+
+    Without batch statistics and dropout, so that the ranks can agree.
+    """
+    words = ["--shards", str(shard_folder), "--backbone", "test_vit.r160_in1k", "--weights", "none", "--fold", "0"]
+    words += ["--model.inputs", "image", "--model.head_drop", "0", "--batch-size", "16", "--epochs", "1"]
+    words += ["--log-every", "1", "--optim.ema", "0.9"]
+    train.main([*words, "--out", str(tmp_path / "one")])
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=5, act="os.kill(os.getpid(), signal.SIGTERM)"))
+    said = must_torchrun(2, str(hook), *words, "--out", str(tmp_path / "mixed"))
+    stopped = re.search(r"stopped by another rank's signal after step (\d) of 6", said)
+    assert stopped, said
+    assert int(stopped[1]) in (5, 6)  # it is agreed a step later
+    folders = [tmp_path / name / "test_vit.r160_in1k" / "fold0" for name in ("one", "mixed")]
+    assert len(step_lines(folders[1])) == int(stopped[1])
+    train.main([*words, "--out", str(tmp_path / "mixed")])
+    one, mixed = (step_lines(folder) for folder in folders)
+    assert [line["step"] for line in mixed] == [line["step"] for line in one] == [1, 2, 3, 4, 5, 6]
+    for left, right in zip(one, mixed, strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], abs=1e-4)
+    last = [epoch_lines(folder)[0] for folder in folders]
+    assert last[1]["train_loss"] == pytest.approx(last[0]["train_loss"], abs=1e-4)
+    states = [load_checkpoint(folder / "last.pt", torch.device("cpu")) for folder in folders]
+    for part in ("model", "average"):
+        for name, value in states[0][part].items():
+            torch.testing.assert_close(states[1][part][name], value, atol=2e-4, rtol=0.0, msg=name)
+
+
+HOOK = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import train
+from configs.cli import run_command
+from configs.errors import UserError
+from engine.session import Session
+
+marker = Path(__file__).with_suffix(".done")
+whole = Session.begin_step
+
+def begin_step(session):
+    if session.ranks.rank == {rank} and session.epoch == 0 and session.step + 1 == {step} and not marker.exists():
+        marker.touch()
+        {act}
+    whole(session)
+
+Session.begin_step = begin_step
+run_command(train.main)
+"""
+
+
+def test_a_killed_rank_ends_the_job_and_its_restart_goes_on(shard_folder: Path, tmp_path: Path) -> None:
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=6, act="os.kill(os.getpid(), signal.SIGKILL)"))
+    words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "2", "--log-every", "1")
+    done = torchrun(2, str(hook), *words, restarts=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on after step 4 of epoch 1" in done.stdout
+    assert [line["step"] for line in step_lines(tmp_path / "tiny" / "fold0")] == [1, 2, 3, 4, 5, 6]
+    assert len(epoch_lines(tmp_path / "tiny" / "fold0")) == 1
+
+
+def test_the_error_of_one_rank_ends_all_of_them(shard_folder: Path, tmp_path: Path) -> None:
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=3, act="raise UserError('this rank has had enough')"))
+    start = time.monotonic()
+    done = torchrun(2, str(hook), *tiny(shard_folder, tmp_path, "--epochs", "50"))
+    assert done.returncode == 1
+    assert time.monotonic() - start < 60
+    assert done.stderr.count("error: this rank has had enough") == 1
+    assert done.stderr.count("Traceback (most recent") == 1  # torchrun's own
+
+
+def test_best_is_made_from_last_where_the_run_ended_between_the_two(shard_folder: Path, tmp_path: Path) -> None:
+    words, folder = tiny(shard_folder, tmp_path, "--epochs", "2"), tmp_path / "tiny" / "fold0"
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_save_best", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(words)
+    assert not (folder / "best.pt").exists()
+    last = load_checkpoint(folder / "last.pt", torch.device("cpu"))
+    save_checkpoint({**last, "finished": True, "epoch": 2}, folder / "last.pt")
+    save_checkpoint(last, folder / "last.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "train_epoch_batches", _stopped)
+        train.main(words)
+    best = load_checkpoint(folder / "best.pt", torch.device("cpu"))
+    assert best["best"] == last["best"]
+    assert all(torch.equal(best["model"][name], value) for name, value in last["model"].items())
+
+
+def test_a_run_that_ended_before_its_results_were_written_writes_them(
+    shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, folder = tiny(shard_folder, tmp_path, "--epochs", "1"), tmp_path / "tiny" / "fold0"
+    train.main(words)
+    before = pd.read_parquet(folder / "oof.parquet")
+    (folder / "oof.parquet").unlink()
+    (folder / "training_curves.png").unlink()
+    train.main(words)
+    assert "nothing to do" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "oof.parquet"), before)
+    assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["labels_sha256", "meta_sha256"])
+def test_other_labels_or_another_meta_vector_are_refused_with_both_hashes(
+    name: str, unjudged: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(unjudged, tmp_path / "runs")
+    path = tmp_path / "runs" / "tiny" / "fold1" / "last.pt"
+    saved = load_checkpoint(path, torch.device("cpu"))
+    now = saved["facts"][name]
+    saved["facts"][name] = "0" * 64
+    save_checkpoint(saved, path)
+    words = tiny(shard_folder, tmp_path / "runs", "--batch-size", "12", "--epochs", "1", "--fold", "1")
+    with pytest.raises(UserError, match=rf"was made with {name}='0000\S+', now it is '{now}'"):
+        train.main(words)
