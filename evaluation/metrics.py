@@ -74,14 +74,15 @@ def paired_auc_difference(target: ArrayLike, a: ArrayLike, b: ArrayLike, level: 
 def source_aucs(target: ArrayLike, score: ArrayLike, source: ArrayLike) -> dict[str, float]:
     """AUC over everything ("merged") and within each source ("2019", "2020"); nan where a class is missing.
 
-    `source` [N] holds 2019 or 2020, as numbers or text. The merged figure is inflated, since melanoma is ten
+    `source` [N] holds 2019 or 2020, as numbers or text, or 0 for rows of an outside set, which count in the merged
+    figure alone. The merged figure is inflated, since melanoma is ten
     times as frequent in 2019: it belongs beside the other two. Raises ValueError as `auc` does.
     """
     truth, (scores,) = _checked(target, score=score)
     years = np.asarray(source).astype(str)
     if years.shape != truth.shape:
         raise ValueError(f"source has shape {years.shape}, target {truth.shape}")
-    if unknown := set(years.tolist()) - set(SOURCES):
+    if unknown := set(years.tolist()) - {*SOURCES, "0"}:
         raise ValueError(f"source holds {', '.join(sorted(unknown))}: only {' and '.join(SOURCES)} are known")
     within = {year: auc(truth[years == year], scores[years == year]) for year in SOURCES}
     return {"merged": auc(truth, scores), **within}

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +29,12 @@ import train
 from configs.errors import UserError
 from configs.prep import PrepConfig
 from engine.checkpoint import load_checkpoint
+from engine.interrupt import Stopped
 from engine.members import load_member
+from engine.session import Session
 from loaders.order import permutation
 from loaders.shards import ShardSet
+from loaders.stream import Batch
 from prep.build import build
 from runs import ROOT, epoch_lines, must_torchrun, tiny
 
@@ -270,20 +274,46 @@ def test_an_outside_set_gets_files_of_its_own_and_an_unsafe_set_is_said(
     places = ["--runs", str(tmp_path / "runs"), "--shards", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
     infer.main([*places, "--split", "extra", "--ensemble"])
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["extra_ensemble.csv", "extra_tiny_fold0.csv", "extra_tiny_fold1.csv"]
+    assert files == ["extra_ensemble.csv", "extra_tiny_fold0.csv"]
+    build(replace(config, extra=str(tmp_path / "clinic" / "extra.csv"), extra_role="train", out=str(tmp_path / "more")))
+    rows = pd.read_parquet(tmp_path / "more" / "samples.parquet")
+    fold = str(rows.loc[rows["source"] == 0, "fold"].iloc[0])
+    train.main(tiny(tmp_path / "more", tmp_path / "joined", "--epochs", "1", "--fold", fold))
+    assert 0 in set(pd.read_parquet(tmp_path / "joined" / "tiny" / f"fold{fold}" / "oof.parquet")["source"])
     table = pd.read_csv(tmp_path / "out" / "extra_ensemble.csv")
     assert table["image_name"].tolist() == ["mole0", "mole1", "mole2", "mole3"]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("placement", ["dali-gpu", "host"])
-def test_a_gpu_trains_resumes_and_infers(placement: str, shard_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("placement", "more"),
+    [
+        ("dali-gpu", ()),
+        ("host", ("--optim.ema", "0.9", "--optim.clip_grad", "1", "--accumulate", "2")),
+        ("host", ("--speed.compile", "on", "--speed.cuda_graph", "on")),
+        ("dali-gpu", ("--speed.cuda_graph", "on", "--optim.auxiliary_weight", "0.5")),
+        ("dali-gpu", ("--precision", "fp16", "--speed.memory_format", "contiguous")),
+    ],
+)
+def test_a_gpu_trains_resumes_and_infers(
+    placement: str, more: tuple[str, ...], shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = tiny(shard_folder, tmp_path / "runs", "--epochs", "2", "--device", "cuda", "--loader.placement", placement)
-    train.main(words)
-    last = tmp_path / "runs" / "tiny" / "fold0" / "last.pt"
-    state = torch.load(last, weights_only=True)
-    torch.save({**state, "epoch": 0, "finished": False}, last)
-    train.main(words)
+    whole = Session.train_epoch_batches
+
+    def stopped_within_the_second(session: Session) -> Iterator[Batch]:
+        for batch in whole(session):
+            if session.epoch == 1 and session.step == 3:
+                raise Stopped
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "train_epoch_batches", stopped_within_the_second)
+        train.main([*words, *more])
+    train.main([*words, *more])
+    said = capsys.readouterr().out
+    assert "going on after step 3 of epoch 2" in said
+    assert "going on without" not in said
     places = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)]
     infer.main([*places, "--device", "cuda", "--loader.placement", placement])
     assert pd.read_csv(tmp_path / "submission_tiny_fold0.csv")["target"].between(0, 1).all()
