@@ -81,12 +81,16 @@ def main(argv: Sequence[str]) -> None:
     write_record(Path(config.out), record)
 
 
-def export(shards: Path, out: Path) -> pd.DataFrame:
-    """Write the training JPEGs and a table as a notebook has them; returns the table with each row's group."""
+def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
+    """Write the training JPEGs, `most` of them or all, and a table as a notebook has them.
+
+    Returns the table with each row's group.
+    """
     from loaders.shards import ShardSet
 
     opened = ShardSet(shards)
     rows = np.flatnonzero(opened.fold >= 0)
+    rows = rows[:: max(1, len(rows) // (most or len(rows)))]
     known = pd.read_parquet(shards / "samples.parquet", columns=["key", "group"]).set_index("key")["group"]
     table = pd.DataFrame(
         {

@@ -129,6 +129,11 @@ class Session:
         )
 
     @property
+    def speed_facts(self) -> dict[str, Any]:
+        """How the step is run and where its batches are made, for records."""
+        return {"channels_last": self.model.channels_last, **self._as_run, "placement": self.loader.placement}
+
+    @property
     def judged_model(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average where there is one."""
         return self.model if self.average is None else self.average.model
@@ -266,6 +271,11 @@ class Session:
         self.gradients, remarks = prepared_step(
             step, self.model, example, self.ranks, compiling=found.compile, capturing=found.cuda_graph
         )
+        failed = " ".join(remarks)
+        self._as_run = {
+            "compile": found.compile and "speed.compile" not in failed,
+            "cuda_graph": found.cuda_graph and "speed.cuda_graph" not in failed,
+        }
         return remarks
 
     def _open_streams(self, resources: ExitStack) -> None:
@@ -297,7 +307,7 @@ class Session:
     def _open_records(self, resources: ExitStack, remarks: list[str]) -> None:
         if not self.ranks.first:
             return
-        facts = {**self.facts, **self._finding.facts(), "placement": self.loader.placement}
+        facts = {**self.facts, **self.speed_facts}
         self.records = resources.enter_context(Records(self.folder, self.config, facts))
         self.records.forget(self.epoch, self.step)
         for remark in remarks:

@@ -43,10 +43,6 @@ class Finding:
     cuda_graph: bool
     loader: LoaderConfig
 
-    def facts(self) -> dict[str, Any]:
-        """What of it goes into a run's records."""
-        return {"channels_last": self.channels_last, "compile": self.compile, "cuda_graph": self.cuda_graph}
-
 
 def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Finding, list[str]]:
     """What the settings say; where they say auto, what --autotune once found for this machine, backbone and size."""
