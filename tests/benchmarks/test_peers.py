@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = "test_efficientnet.r160_in1k"
 
 
+@pytest.mark.filterwarnings("ignore:ShiftScaleRotate is a special case")
 def test_its_network_is_ours_with_the_same_weights() -> None:
     ours = build_model("tiny", ModelConfig(), size=64, meta_features=11, weights="none")
     plain = Net(TINY, 11, pretrained=False)

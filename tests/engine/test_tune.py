@@ -55,6 +55,7 @@ def test_another_size_or_batch_is_another_case(
 ) -> None:
     words = [*WORDS, "--shards", str(shard_folder), "--loader.placement", "host"]
     train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune"])
+    capsys.readouterr()
     train.main([*words, "--out", str(tmp_path / "other"), "--batch-size", "14"])
     assert "as --autotune found" not in capsys.readouterr().out
     assert len(list((own_cache / "melanoma").iterdir())) == 1
