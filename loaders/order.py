@@ -61,10 +61,6 @@ class Partition:
         places = np.arange(start, start + self.local_batch_size, dtype=np.int64)
         return places % self.samples, places < self.samples
 
-    def following(self, epoch: int, step: int) -> tuple[int, int]:
-        """The (epoch, step) to resume at once `step` of `epoch` was consumed: after the last one, the next epoch."""
-        return (epoch, step + 1) if step + 1 < self.steps else (epoch + 1, 0)
-
 
 def permutation(samples: int, seed: int, epoch: int) -> Indices:
     """The order of an epoch: a permutation of 0 .. samples-1, int64 [samples].

@@ -56,15 +56,6 @@ def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
         Partition(samples=10, batch_size=8, world_size=3)
 
 
-@given(samples=st.integers(1, 100), batch=st.integers(1, 20), epochs=st.integers(1, 3), consumed=st.integers(0, 300))
-def test_the_cursor_walks_every_step_of_every_epoch_once(samples: int, batch: int, epochs: int, consumed: int) -> None:
-    partition = Partition(samples=samples, batch_size=batch)
-    cursor = 0, 0
-    for number in range(min(consumed, epochs * partition.steps)):
-        assert cursor == divmod(number, partition.steps)
-        cursor = partition.following(*cursor)
-
-
 @given(samples=st.integers(1, 200), seed=st.integers(0, 2**40), first=st.integers(0, 5), count=st.integers(0, 3))
 def test_orders_sorted_ahead_are_those_of_their_epochs(samples: int, seed: int, first: int, count: int) -> None:
     orders = list(epoch_orders(samples, seed, range(first, first + count)))
