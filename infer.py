@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
         predicted = []
         for path in find_members(runs):
             member = load_member(path, runs, ranks.device)
+            if ranks.first and not member.finished:
+                print(f"warning: {member.path} is the best so far of a member whose training has not ended")
             split = split or Split(config, ranks, resources)
             keys, predictions = split.predict(member)
             predicted.append(predictions.probability)

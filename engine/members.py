@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.schema import MetaKind, ModelConfig, OptimConfig
 from engine.checkpoint import load_checkpoint
 from engine.network import build_network
-from engine.resume import BEST, digests
+from engine.resume import BEST, OOF, digests
 from loaders.shards import ShardSet
 from models.fusion import FusionModel
 from models.losses import Objective
@@ -18,7 +18,10 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One trained network: its name (the folders below the run folder, joined by _), and what it wants to be shown."""
+    """One trained network: its name (the folders below the run folder, joined by _), and what it wants to be shown.
+
+    finished: whether its training ended; otherwise it is the best so far.
+    """
 
     name: str
     path: Path
@@ -27,6 +30,7 @@ class Member:
     model: FusionModel
     objective: Objective
     facts: dict[str, Any]
+    finished: bool
 
 
 def find_members(runs: Path) -> list[Path]:
@@ -62,6 +66,7 @@ def load_member(path: Path, runs: Path, device: torch.device) -> Member:
         model=model.eval(),
         objective=objective,
         facts=facts,
+        finished=(path.parent / OOF).is_file(),
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+import infer
 import train
 from configs.errors import UserError
 from engine.checkpoint import load_checkpoint, save_checkpoint
@@ -163,6 +164,7 @@ HOOK = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
+import infer
 import train
 from configs.cli import run_command
 from configs.errors import UserError
@@ -202,6 +204,19 @@ def test_the_error_of_one_rank_ends_all_of_them(shard_folder: Path, tmp_path: Pa
     assert time.monotonic() - start < 60
     assert done.stderr.count("error: this rank has had enough") == 1
     assert done.stderr.count("Traceback (most recent") == 1  # torchrun's own
+
+
+def test_inference_with_a_member_in_training_says_so(
+    unjudged: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(unjudged, tmp_path / "runs")
+    train.main(tiny(shard_folder, tmp_path / "runs", "--batch-size", "12", "--epochs", "1", "--fold", "1"))
+    words = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path / "out")]
+    infer.main(words)
+    assert "has not ended" not in capsys.readouterr().out
+    (tmp_path / "runs" / "tiny" / "fold1" / "oof.parquet").unlink()
+    infer.main(words)
+    assert "fold1/best.pt is the best so far of a member whose training has not ended" in capsys.readouterr().out
 
 
 def test_best_is_made_from_last_where_the_run_ended_between_the_two(shard_folder: Path, tmp_path: Path) -> None:
