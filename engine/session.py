@@ -25,7 +25,7 @@ from engine.tune import chosen_finding
 from loaders.order import Indices, Partition
 from loaders.placement import open_loader
 from loaders.shards import ShardSet
-from loaders.stream import Batch, batches, eval_requests, train_requests
+from loaders.stream import Batch, BlankRenderer, batches, eval_requests, train_requests
 from prep.metadata import FEATURES
 
 
@@ -301,8 +301,11 @@ class Session:
             epochs=range(self.epoch, config.epochs),
             first_step=self.step,
         )
-        self._eval_renderer = self.loader.renderer(local)
-        self._train_stream = batches(self.shards, config.model.meta, self.loader.renderer(local), requests, device)
+        blank = BlankRenderer(local, self.shards.size, device) if config.model.inputs == "meta" else None
+        self._eval_renderer = blank or self.loader.renderer(local)
+        self._train_stream = batches(
+            self.shards, config.model.meta, blank or self.loader.renderer(local), requests, device
+        )
 
     def _open_records(self, resources: ExitStack, remarks: list[str]) -> None:
         if not self.ranks.first:

@@ -81,6 +81,21 @@ class Renderer(Protocol):
         ...
 
 
+class BlankRenderer:
+    """Black pictures and no reading, for a model that looks at the patient's data alone."""
+
+    def __init__(self, batch_size: int, size: int, device: torch.device) -> None:
+        self._image = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8, device=device)
+
+    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Each request with the same black pictures."""
+        for request in requests:
+            yield request, self._image
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 def train_requests(
     rows: Indices,
     partition: Partition,
