@@ -45,28 +45,25 @@ def train_member(config: TrainConfig, ranks: Ranks) -> None:
     from engine.interrupt import Stopped, StopRequest
     from engine.memory import explained_memory
     from engine.session import open_session
-    from engine.tune import tune
     from engine.validate import write_results
 
-    with explained_memory(config):
-        if config.autotune:
-            tune(config, ranks)
-        with open_session(config, ranks) as session:
-            if session.finished:
-                write_results(session)
-                if ranks.first:
-                    print(f"{session.folder} is finished ({session.best_words}): nothing to do")
-                return
-            with StopRequest(ranks) as stop:
-                try:
-                    fit(session, stop)
-                except Stopped:
+    with explained_memory(config, ranks), open_session(config, ranks) as session:
+        if session.finished:
+            write_results(session)
+            if ranks.first:
+                print(f"{session.folder} is finished ({session.best_words}): nothing to do")
+            return
+        with StopRequest(ranks) as stop:
+            try:
+                fit(session, stop)
+            except Stopped:
+                if not session.finished:
                     session.save()
-                    session.say(
-                        f"stopped by {stop.name} after step {session.step} of {session.partition.steps} in epoch "
-                        f"{session.epoch + 1}: {session.folder} is saved, the same command goes on from there"
-                    )
-                    raise
+                session.say(
+                    f"stopped by {stop.name} after step {session.step} of {session.partition.steps} in epoch "
+                    f"{session.epoch + 1}: {session.folder} is saved, the same command goes on from there"
+                )
+                raise
 
 
 def fit(session: Session, stop: StopRequest) -> None:
@@ -83,24 +80,30 @@ def fit(session: Session, stop: StopRequest) -> None:
     write_results(session)
     session.say(session.fed)
     session.say(f"{session.folder}: {session.best_words}")
+    stop.check()  # a signal that came after the last batch still ends a grid
 
 
 def train_epoch(session: Session, stop: StopRequest) -> dict[str, float]:
     """What is left of an epoch; returns the epoch's mean loss, images/s and the share of time that data cost."""
+    from engine.interrupt import Stopped
     from engine.progress import EpochProgress
 
     progress = EpochProgress(session)
     session.model.train()
-    for batch in progress.over(stop.over(session.train_epoch_batches())):
-        # ---- the hot step: nothing in it waits for the device ----
-        session.begin_step()
-        loss = session.gradients(batch)
-        session.apply_gradients()
-        # ---------------------------------------------------------
-        progress.add(loss, batch)
-        if session.step % session.config.save_every == 0 and session.step < session.partition.steps:
-            progress.settle()
-            session.save()
+    try:
+        for batch in progress.over(stop.over(session.train_epoch_batches())):
+            # ---- the hot step: nothing in it waits for the device ----
+            session.begin_step()
+            loss = session.gradients(batch)
+            session.apply_gradients()
+            # ---------------------------------------------------------
+            progress.add(loss, batch)
+            if session.step % session.config.save_every == 0 and session.step < session.partition.steps:
+                progress.settle()
+                session.save()
+    except Stopped:
+        progress.settle()  # what is still on its way from the device belongs to the steps that are saved
+        raise
     return progress.finish()
 
 

@@ -16,20 +16,22 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
     rest, backbones = _taken(argv, "--backbone")
     rest, folds = _taken(rest, "--fold")
-    configs = []
+    configs: list[TrainConfig] = []
     for backbone in backbones or [TrainConfig.backbone]:
         named = [f"--backbone={backbone}"] if backbones else []
         words = with_recipe([*rest, *named], backbone)
         if folds == [_ALL]:
             config = parse(TrainConfig, words, prog=prog, description=description)
-            configs += [replace(config, fold=fold) for fold in range(_folds_of(Path(config.shards)))]
+            members = [replace(config, fold=fold) for fold in range(_folds_of(Path(config.shards)))]
         else:
-            configs += [
+            members = [
                 parse(TrainConfig, [*words, *fold], prog=prog, description=description)
                 for fold in ([[f"--fold={fold}"] for fold in folds] or [[]])
             ]
-    members = [(config.backbone, config.fold) for config in configs]
-    if len(set(members)) < len(members):
+        # What was found for one fold holds for the others.
+        configs += [members[0], *(replace(config, autotune=False) for config in members[1:])]
+    names = [(config.backbone, config.fold) for config in configs]
+    if len(set(names)) < len(names):
         raise UserError("a backbone and fold are named twice: name each once")
     return configs
 

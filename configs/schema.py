@@ -269,8 +269,8 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
-    """Before training, measure memory format, compilation and loader placements for about a minute, and remember the
-    fastest for this machine, backbone and size."""
+    """Before training, measure memory formats, compilation, CUDA graphs and loader placements, and remember the fastest
+    for this machine, backbone, size and batch: about a minute, and another one for everything that is compiled."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -290,6 +290,9 @@ class TrainConfig:
         check(self.batch_size >= 2, "batch_size", self.batch_size, "batch statistics need 2 or more")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "give 1 (the batch in one piece) or more")
         check(self.save_every >= 1, "save_every", self.save_every, "give 1 or more steps")
+        # It exchanges statistics within the step, which can then not be tried on each rank by itself.
+        apart = not self.sync_batchnorm or self.speed.compile != "on"
+        check(apart, "speed.compile", self.speed.compile, "give off with --sync-batchnorm true")
         check(self.log_every >= 0, "log_every", self.log_every, "give 0 (whole epochs only) or more steps")
         alone = self.target == "melanoma" or not self.optim.auxiliary_weight
         check(alone, "optim.auxiliary_weight", self.optim.auxiliary_weight, "give 0 with --target diagnosis")

@@ -3,10 +3,10 @@
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from configs.errors import UserError
 from configs.machine import usable_cores
 
+Value = TypeVar("Value")
 # How gloo and NCCL say that a peer has gone.
 _LOST_PEER = re.compile(r"Connection (closed|reset)|[Rr]emote process|Broken pipe|Socket closed")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -66,6 +67,14 @@ class Ranks:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, src=0)
         return float(shared.item())
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """What `make` gives on the first rank, on every rank: no other one needs to see its disk."""
+        if self.world_size == 1:
+            return make()
+        shared: list[Any] = [make() if self.first else None]
+        dist.broadcast_object_list(shared, src=0, group=self.host_group)
+        return cast(Value, shared[0])
 
     def all_of(self, fact: bool) -> bool:
         """Whether `fact` holds on every rank."""

@@ -54,6 +54,10 @@ class StopRequest:
             yield item
             if self._agreed():
                 raise Stopped
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped on every rank where one of them was asked; every rank must call it."""
         if self._agreed(last=True):
             raise Stopped
 

@@ -4,33 +4,39 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from configs.errors import UserError
 from configs.schema import TrainConfig
+from engine.distributed import Ranks
 
-# torch's own words where the CPU's memory ends; a GPU's end has an exception of its own.
-_HOST_FULL = re.compile(r"can't allocate memory|not enough memory|CUDA error: out of memory")
+# How torch, its libraries and DALI say that memory has ended, where they have no exception for it.
+_FULL = re.compile(r"can't allocate|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @contextmanager
-def explained_memory(config: TrainConfig) -> Iterator[None]:
+def explained_memory(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
     """Turn the end of the memory into a UserError that names the settings to change and what they are now."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(_remedy(config)) from error
-    except RuntimeError as error:
-        if not _HOST_FULL.search(str(error)):
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, RuntimeError) and not _FULL.search(str(error)):
             raise
-        raise UserError(_remedy(config)) from error
+        raise UserError(_remedy(config, ranks)) from error
 
 
-def _remedy(config: TrainConfig) -> str:
-    cached = f", --loader.cache none (now {config.loader.cache})" if config.loader.cache != "none" else ""
+def _remedy(config: TrainConfig, ranks: Ranks) -> str:
+    local = config.batch_size // ranks.world_size
+    more = [parts for parts in range(config.accumulate + 1, local // 2 + 1) if local % parts == 0]
+    ways = []
+    if more:
+        same = f"the global batch stays {config.batch_size}"
+        ways.append(f"--accumulate {more[0]} (now {config.accumulate}; {same})")
+    if config.precision == "fp32":
+        ways.append("--precision bf16 (now fp32)")
+    if config.loader.cache != "none":
+        ways.append(f"--loader.cache none (now {config.loader.cache})")
+    ways.append(f"--loader.prefetch 1 (now {config.loader.prefetch})")
     return (
         f"out of memory with --backbone {config.backbone}; what was saved last is kept, and these may change before it "
-        f"goes on: --accumulate {2 * config.accumulate} (now {config.accumulate}; the global batch stays "
-        f"{config.batch_size}), --precision bf16 (now {config.precision}), --loader.prefetch 1 (now "
-        f"{config.loader.prefetch}){cached}; a new run may take a lower --batch-size or shards of a smaller --size"
+        f"goes on: {', '.join(ways)}; a new run may take a lower --batch-size (now {config.batch_size}) or shards of a "
+        "smaller --size"
     )

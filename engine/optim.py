@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs.schema import OptimConfig
 
@@ -17,6 +17,21 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state_dict, its moments laid out as their parameters are now.
+
+    A run may go on in another memory format; fused steps walk through memory and would pair weights with the moments of
+    others.
+    """
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = optimizer.state[parameter]
+            for name, value in kept.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate_factor(step: int, *, warmup_steps: float, total_steps: int) -> float:
@@ -50,18 +65,19 @@ class MovingAverage:
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
         self.model = average.requires_grad_(False).eval()
         self._decay = decay
-        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averages: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._values: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            self._averages[mean.is_floating_point()].append(mean)
+            self._values[mean.is_floating_point()].append(value)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimiser step `step` (from 0); no copy to the host, few launches."""
         weight = 1 - min(self._decay, (2 + step) / (11 + step))
-        averages, values = (list(part) for part in zip(*self._floats, strict=True))
-        torch._foreach_lerp_(averages, values, weight)
-        for count, value in self._counts:
-            count.copy_(value)
+        torch._foreach_lerp_(self._averages[True], self._values[True], weight)
+        if self._averages[False]:
+            torch._foreach_copy_(self._averages[False], self._values[False])
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, by the model's names."""

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from tensorboard.summary import Writer
 
 from configs.schema import TrainConfig
+from prep.files import written_whole
 
 _PACKAGES = (
     *("torch", "timm", "nvidia-dali-cuda130", "webdataset", "numpy"),
@@ -33,7 +34,8 @@ class Records:
     def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"config": asdict(config), "facts": facts, "versions": versions()}
-        (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        with written_whole(folder / "config.yaml") as file:
+            file.write(yaml.safe_dump(settings, sort_keys=False).encode())
         self._metrics = folder / "metrics.jsonl"
         self._board = Writer(str(folder))
         self._console = Console()
@@ -96,7 +98,9 @@ class Records:
         if self._metrics.is_file():
             lines = self._metrics.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and _place(json.loads(line)) <= (epoch, step)]
-            self._metrics.write_text("".join(kept))
+            if kept != lines:
+                with written_whole(self._metrics) as file:
+                    file.write("".join(kept).encode())
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._metrics.open("a") as file:

@@ -26,8 +26,8 @@ def digests(labels_sha256: str, meta: MetaKind) -> dict[str, str]:
     return {"labels_sha256": labels_sha256, "meta_sha256": meta_digest(meta)}
 
 
-def continued(folder: Path, now: dict[str, Any], device: torch.device) -> dict[str, Any] | None:
-    """The state of the last.pt in `folder`, None where there is none.
+def continued(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
+    """The state of the last.pt in `folder`, on the CPU, None where there is none.
 
     `now` holds the settings and facts of this run. Raises UserError, naming both values, where the checkpoint was
     made with others.
@@ -35,7 +35,7 @@ def continued(folder: Path, now: dict[str, Any], device: torch.device) -> dict[s
     path = folder / LAST
     if not path.is_file():
         return None
-    saved = load_checkpoint(path, device)
+    saved = load_checkpoint(path, torch.device("cpu"))
     then = _flat({**saved["config"], **saved["facts"]})
     for name, value in _flat(now).items():
         if name.split(".")[0] not in _FREE and then.get(name) != value:

@@ -17,11 +17,11 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.distributed import Ranks
 from engine.evaluate import Predictions
 from engine.network import build_network
-from engine.optim import MovingAverage, create_optimizer, learning_rate, set_learning_rate
+from engine.optim import MovingAverage, create_optimizer, learning_rate, load_optimizer, set_learning_rate
 from engine.records import Records, member_folder
-from engine.resume import BEST, LAST, continued, digests
+from engine.resume import BEST, CURVES, LAST, OOF, continued, digests
 from engine.step import Step, autocast_of, blank_batch, chosen_dtype, prepared_step
-from engine.tune import chosen_finding
+from engine.tune import chosen_finding, tune
 from loaders.order import Indices, Partition
 from loaders.placement import open_loader
 from loaders.shards import ShardSet
@@ -54,27 +54,29 @@ class Session:
             **digests(self.shards.manifest.labels_sha256, config.model.meta),
         }
         now = {**asdict(config), **self.facts}
-        saved = continued(self.folder, now, ranks.device) if config.resume == "auto" else None
+        saved = ranks.from_first(lambda: continued(self.folder, now)) if config.resume == "auto" else None
         self.finished = bool(saved and saved["finished"])
         self.epoch: int = saved["epoch"] if saved else 0
         self.step: int = saved["step"] if saved else 0
         self.best: dict[str, Any] = saved["best"] if saved else {"epoch": -1, "score": float("nan")}
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        if saved and ranks.first:
-            self.loss_sum += saved["loss_sum"]
+        if saved:
+            self.loss_sum += saved["loss_sum"] / ranks.world_size
         self.records: Records | None = None
         self.fed = ""  # what bounded the last epoch, for a person
+        if saved and self.step == 0 and self.best["epoch"] == self.epoch - 1:
+            self._mend_best(saved)
         if self.finished:
             return
         self._balance(self._monitored_rows(), "the held-out rows")
         self.positive_weight = config.optim.positive_weight or self._balance(self._train_rows, "the training rows")
+        if config.autotune:
+            tune(config, ranks)
         self._finding, remarks = chosen_finding(config, ranks, self.shards.size, self.partition.local_batch_size)
         self._build_model(saved)
         remarks += self._build_step()
         self._open_streams(resources)
         self._open_records(resources, remarks + self.loader.remarks)
-        if saved and self.step == 0 and self.best["epoch"] == self.epoch - 1:
-            self._mend_best(saved)
 
     # ---- the run's own steps, in the order in which train.py takes them ----
 
@@ -149,7 +151,7 @@ class Session:
         Raises UserError, and leaves the file as it is, where the weights are no longer finite.
         """
         loss_sum = float(self.ranks.sum(self.loss_sum).item())
-        self._require_finite()
+        self.require_finite()
         if not self.ranks.first:
             return {}
         state = {
@@ -170,6 +172,16 @@ class Session:
             state["validation_index"] = torch.from_numpy(validation.index)
         save_checkpoint(state, self.folder / LAST)
         return state
+
+    def require_finite(self) -> None:
+        """Raise UserError where a weight or a running statistic is not finite; waits for the device."""
+        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
+            raise UserError(
+                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}: {self.folder} is "
+                f"left as it was saved last; start anew with a lower --optim.lr (now {self.config.optim.lr}) or with "
+                "--optim.clip_grad 1"
+            )
 
     def say(self, line: str) -> None:
         """Print a line, once over all ranks."""
@@ -249,7 +261,7 @@ class Session:
         self.optimizer = create_optimizer(self.model, config.optim)
         if saved:
             self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer(self.optimizer, saved["optimizer"])
             if self.average is not None:
                 self.average.model.load_state_dict(saved["average"])
             if self._scaler is not None and saved["scaler"]:
@@ -268,15 +280,12 @@ class Session:
         )
         example = blank_batch(local, self.shards.size, self.shards.meta.shape[1], self.ranks.device)
         found = self._finding
-        self.gradients, remarks = prepared_step(
+        ready = prepared_step(
             step, self.model, example, self.ranks, compiling=found.compile, capturing=found.cuda_graph
         )
-        failed = " ".join(remarks)
-        self._as_run = {
-            "compile": found.compile and "speed.compile" not in failed,
-            "cuda_graph": found.cuda_graph and "speed.cuda_graph" not in failed,
-        }
-        return remarks
+        self.gradients = ready.gradients
+        self._as_run = {"compile": ready.compiled, "cuda_graph": ready.captured}
+        return ready.remarks
 
     def _open_streams(self, resources: ExitStack) -> None:
         config, device = self.config, self.ranks.device
@@ -311,6 +320,9 @@ class Session:
         if not self.ranks.first:
             return
         facts = {**self.facts, **self.speed_facts}
+        if not (self.epoch or self.step):
+            for name in (LAST, BEST, OOF, CURVES):  # of a run that is started anew
+                (self.folder / name).unlink(missing_ok=True)
         self.records = resources.enter_context(Records(self.folder, self.config, facts))
         self.records.forget(self.epoch, self.step)
         for remark in remarks:
@@ -335,15 +347,6 @@ class Session:
             path.is_file() and load_checkpoint(path, torch.device("cpu"))["best"] == saved["best"]
         ):
             self._save_best(saved)
-
-    def _require_finite(self) -> None:
-        weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
-        if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
-            raise UserError(
-                f"the weights are no longer finite after step {self.step} of epoch {self.epoch + 1}: {self.folder} is "
-                f"left as it was saved last; start anew with a lower --optim.lr (now {self.config.optim.lr}) or with "
-                "--optim.clip_grad 1"
-            )
 
 
 @contextmanager

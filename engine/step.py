@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from configs.errors import UserError
 from configs.schema import Precision
 from engine.distributed import Ranks
 from loaders.stream import Batch
@@ -104,26 +105,38 @@ class GraphedStep:
         return self._loss
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A way to make gradients, batch -> loss; what it is; and, for a person, why it is not what was asked for."""
+
+    gradients: Callable[[Batch], Tensor]
+    compiled: bool
+    captured: bool
+    remarks: list[str]
+
+
 def prepared_step(
     step: Step, model: nn.Module, example: Batch, ranks: Ranks, *, compiling: bool, capturing: bool
-) -> tuple[Callable[[Batch], Tensor], list[str]]:
-    """`step` over `model`, compiled, distributed over the ranks and captured as asked; and why something was not.
+) -> Prepared:
+    """`step` over `model`, compiled, distributed over the ranks and captured as asked, where that is possible.
 
-    `example` is a batch of the shapes to come, to try it with.
+    `example` is a batch of the shapes to come, to try it with. Every rank must ask for the same.
     """
     network, remarks = model, []
     if compiling:
         network, remark = _compiled(model, step, example)
-        remarks += [remark] if remark else []
-        if not ranks.all_of(network is not model):  # all ranks or none: their gradients meet in the same order
+        if not ranks.all_of(not remark):  # all ranks or none: their gradients meet in the same order
             network = model
+            remarks = [remark or "speed.compile: going on without, because it failed on another rank"]
+    compiled = network is not model
     if ranks.world_size > 1:
         network = _distributed(network, ranks)
     step = replace(step, network=network)
     if not capturing:
-        return step, remarks
+        return Prepared(gradients=step, compiled=compiled, captured=False, remarks=remarks)
     graphed, remark = _graphed(step, model, example)
-    return graphed, remarks + ([remark] if remark else [])
+    remarks += [remark] if remark else []
+    return Prepared(gradients=graphed, compiled=compiled, captured=not remark, remarks=remarks)
 
 
 def _compiled(model: nn.Module, step: Step, example: Batch) -> tuple[nn.Module, str]:
@@ -147,7 +160,18 @@ def _graphed(step: Step, model: nn.Module, example: Batch) -> tuple[Callable[[Ba
     try:
         return GraphedStep(step, model, example), ""
     except RuntimeError as error:
-        return step, f"speed.cuda_graph: going on without, because capturing failed: {_first_line(error)}"
+        reason = _first_line(error)
+    try:  # a failed capture may leave the generator behind, unusable
+        with _unchanged_buffers(model):
+            step(example)
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise UserError(
+            f"speed.cuda_graph: capturing failed ({reason}) and left CUDA unusable: start again with "
+            "--speed.cuda_graph off"
+        ) from error
+    step.network.zero_grad(set_to_none=True)
+    return step, f"speed.cuda_graph: going on without, because capturing failed: {reason}"
 
 
 def _distributed(network: nn.Module, ranks: Ranks) -> nn.Module:

@@ -18,7 +18,7 @@ _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}
 
 def print_table(configs: list[TrainConfig]) -> None:
     """AUCs of the held-out folds after the last epoch, their mean, and the pooled out-of-fold AUC of each backbone."""
-    table = Table(title="held-out folds, after the last epoch", title_justify="left")
+    table = Table(title="held-out folds, after the last epoch (which patience may have chosen)", title_justify="left")
     for heading in ("backbone", "fold", "epochs", *_COLUMNS):
         table.add_column(heading, justify="left" if heading == "backbone" else "right")
     for backbone in dict.fromkeys(config.backbone for config in configs):

@@ -1,5 +1,6 @@
 """How the step is run best on this machine: measured once by --autotune, remembered, and looked up by later runs."""
 
+import gc
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from configs.errors import UserError
 from configs.schema import LoaderConfig, Placement, TrainConfig
 from engine.distributed import Ranks
 from engine.network import build_network
@@ -46,7 +48,7 @@ class Finding:
 
 def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Finding, list[str]]:
     """What the settings say; where they say auto, what --autotune once found for this machine, backbone and size."""
-    known, path = remembered(config, ranks, size, local_batch_size)
+    known, path = ranks.from_first(lambda: remembered(config, ranks, size, local_batch_size))
     speed = config.speed
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
     loader = config.loader
@@ -54,7 +56,8 @@ def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_siz
         loader = replace(loader, placement=known["placement"])
     finding = Finding(
         channels_last=layouts[speed.memory_format],
-        compile=speed.compile == "on" or (speed.compile == "auto" and known.get("compile", False)),
+        compile=not config.sync_batchnorm
+        and (speed.compile == "on" or (speed.compile == "auto" and known.get("compile", False))),
         cuda_graph=speed.cuda_graph == "on" or (speed.cuda_graph == "auto" and known.get("cuda_graph", False)),
         loader=loader,
     )
@@ -131,10 +134,15 @@ class _Bench:
         trial = Trial(
             channels_last=channels_last, compile=compiling, cuda_graph=capturing, placement="", images_per_s=0.0
         )
-        train, remarks = self._trainer(trial)
-        if remarks:
-            return replace(trial, note=remarks[0])
-        return replace(trial, images_per_s=self._timed(train, repeat(self._batch), _STEP_SECONDS))
+
+        def run() -> tuple[float, str]:
+            train, remarks = self._trainer(trial)
+            if remarks:
+                return 0.0, remarks[0]
+            return self._timed(train, repeat(self._batch), _STEP_SECONDS), ""
+
+        speed, note = _attempted(run)
+        return replace(trial, images_per_s=speed, note=note)
 
     def placements(self) -> list[Placement]:
         """Those that this machine has and the settings allow."""
@@ -147,6 +155,10 @@ class _Bench:
 
     def end_to_end(self, way: Trial, placement: Placement) -> Trial:
         """Time the step on batches as `placement` brings them."""
+        speed, note = _attempted(lambda: (self._end_to_end(way, placement), ""))
+        return replace(way, placement=placement, images_per_s=speed, note=note)
+
+    def _end_to_end(self, way: Trial, placement: Placement) -> float:
         train, _ = self._trainer(way)
         config, ranks = self._config, self._ranks
         loader_config = replace(config.loader, placement=placement, cache="none")
@@ -161,8 +173,7 @@ class _Bench:
             )
             renderer = loader.renderer(self.local_batch_size)
             stream = batches(self._shards, config.model.meta, renderer, requests, ranks.device)
-            speed = self._timed(train, stream, _LOADER_SECONDS)
-        return replace(way, placement=placement, images_per_s=speed)
+            return self._timed(train, stream, _LOADER_SECONDS)
 
     def _trainer(self, way: Trial) -> tuple[Callable[[Batch], None], list[str]]:
         config, device = self._config, self._ranks.device
@@ -183,16 +194,14 @@ class _Bench:
             samples=self.local_batch_size,
             parts=config.accumulate,
         )
-        gradients, remarks = prepared_step(
-            step, model, self._batch, self._ranks, compiling=way.compile, capturing=way.cuda_graph
-        )
+        ready = prepared_step(step, model, self._batch, self._ranks, compiling=way.compile, capturing=way.cuda_graph)
         optimizer = create_optimizer(model, config.optim)
 
         def train(batch: Batch) -> None:
-            gradients(batch)
+            ready.gradients(batch)
             optimizer.step()
 
-        return train, remarks
+        return train, ready.remarks
 
     def _timed(self, train: Callable[[Batch], None], stream: Iterable[Batch], seconds: float) -> float:
         """Images/s: the median over steps, each waited for; on a GPU over groups of ten."""
@@ -212,8 +221,22 @@ class _Bench:
         return median(rates)
 
 
+def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
+    """What `run` gives; a trial that is too large for the memory is noted, not fatal, and gives back what it took."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        return 0.0, "out of memory"
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
 def _fastest(trials: list[Trial]) -> int:
     """Number of the fastest; a later one, which is more trouble, must be faster by a margin."""
+    if not any(trial.images_per_s for trial in trials):
+        raise UserError(f"--autotune: no way to run the step worked ({trials[0].note}): lower --batch-size")
     best = 0
     for number, trial in enumerate(trials):
         if trial.images_per_s > _WORTH * trials[best].images_per_s:

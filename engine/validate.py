@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from configs.errors import UserError
 from engine.checkpoint import load_checkpoint
 from engine.curves import member_curves
 from engine.evaluate import Predictions, predict
@@ -27,6 +29,13 @@ def validate(session: Session, stop: StopRequest) -> tuple[Predictions, dict[str
     batches = stop.over(session.fold_batches())
     predictions = predict(session.judged_model, session.objective, batches, session.ranks, autocast=session.autocast)
     target, probability = session.shards.target[predictions.index], predictions.probability
+    if not np.isfinite(probability).all():
+        session.require_finite()  # says so where the weights are the reason
+        raise UserError(
+            f"{np.isnan(probability).sum()} of {len(probability)} predictions of epoch {session.epoch + 1} are no "
+            f"numbers; {session.folder} is left as it was saved last: start anew with a lower --optim.lr (now "
+            f"{session.config.optim.lr}), or with --precision fp32"
+        )
     aucs = source_aucs(target, probability, session.shards.source[predictions.index])
     metrics = {
         "auc": aucs.pop("merged"),
@@ -58,7 +67,9 @@ def take_note(session: Session, metrics: dict[str, float]) -> bool:
 def write_results(session: Session) -> None:
     """Write what follows from last.pt and best.pt where it is missing: oof.parquet and training_curves.png.
 
-    oof.parquet has pred_last (after the last epoch, the headline figure) and pred_best (of the chosen one).
+    oof.parquet has pred_last (after the last epoch, the headline figure) and pred_best (of the epoch that this very
+    fold chose, which is optimistic). Where patience ended the run, the fold chose the last epoch too: with --patience 0
+    the number of epochs is fixed.
     """
     if not session.ranks.first:
         return

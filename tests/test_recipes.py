@@ -183,10 +183,10 @@ def test_the_end_of_the_memory_names_the_settings(error: Exception) -> None:
     config = TrainConfig(backbone="tiny", accumulate=2, batch_size=64)
     with (
         pytest.raises(UserError, match=r"--accumulate 4 \(now 2; the global batch stays 64\)"),
-        explained_memory(config),
+        explained_memory(config, ALONE),
     ):
         raise error
-    with pytest.raises(RuntimeError, match="another matter"), explained_memory(config):
+    with pytest.raises(RuntimeError, match="another matter"), explained_memory(config, ALONE):
         raise RuntimeError("another matter")
 
 

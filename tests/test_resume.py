@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -219,8 +221,12 @@ def test_inference_with_a_member_in_training_says_so(
     assert "fold1/best.pt is the best so far of a member whose training has not ended" in capsys.readouterr().out
 
 
-def test_best_is_made_from_last_where_the_run_ended_between_the_two(shard_folder: Path, tmp_path: Path) -> None:
-    words, folder = tiny(shard_folder, tmp_path, "--epochs", "2"), tmp_path / "tiny" / "fold0"
+@pytest.mark.parametrize("epochs", ["1", "2"])
+def test_best_is_made_from_last_where_the_run_ended_between_the_two(
+    epochs: str, shard_folder: Path, tmp_path: Path
+) -> None:
+    """In the first epoch of two, and in the only one, after which the member counts as finished."""
+    words, folder = tiny(shard_folder, tmp_path, "--epochs", epochs), tmp_path / "tiny" / "fold0"
 
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
@@ -231,14 +237,63 @@ def test_best_is_made_from_last_where_the_run_ended_between_the_two(shard_folder
             train.main(words)
     assert not (folder / "best.pt").exists()
     last = load_checkpoint(folder / "last.pt", torch.device("cpu"))
-    save_checkpoint({**last, "finished": True, "epoch": 2}, folder / "last.pt")
-    save_checkpoint(last, folder / "last.pt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "train_epoch_batches", _stopped)
         train.main(words)
     best = load_checkpoint(folder / "best.pt", torch.device("cpu"))
     assert best["best"] == last["best"]
     assert all(torch.equal(best["model"][name], value) for name, value in last["model"].items())
+    assert (folder / "oof.parquet").is_file() == (epochs == "1")
+
+
+def test_a_signal_after_the_last_batch_ends_a_grid(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import engine.validate as validation
+
+    whole = validation.write_results
+
+    def interrupted(session: Session) -> None:
+        whole(session)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(validation, "write_results", interrupted)
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "0", "1"))
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["fold0"]
+    assert "stopped by SIGTERM" in capsys.readouterr().out
+    saved = load_checkpoint(tmp_path / "tiny" / "fold0" / "last.pt", torch.device("cpu"))
+    assert saved["finished"]
+    assert "validation" in saved
+
+
+def test_started_anew_nothing_of_the_old_run_is_left(shard_folder: Path, tmp_path: Path) -> None:
+    words, folder = tiny(shard_folder, tmp_path, "--epochs", "1"), tmp_path / "tiny" / "fold0"
+    train.main(words)
+    old = pd.read_parquet(folder / "oof.parquet")
+    train.main([*words, "--seed", "5", "--resume", "never"])
+    new = pd.read_parquet(folder / "oof.parquet")
+    assert not np.allclose(new["pred_last"], old["pred_last"])
+    last = load_checkpoint(folder / "last.pt", torch.device("cpu"))
+    np.testing.assert_array_equal(new["pred_last"], last["validation"].numpy())
+
+
+def test_the_history_survives_a_disk_that_is_full_at_the_restart(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, folder = tiny(shard_folder, tmp_path, "--epochs", "1", "--log-every", "1"), tmp_path / "tiny" / "fold0"
+    monkeypatch.setattr(Session, "fold_batches", _stopped)
+    train.main(words)
+    before = (folder / "metrics.jsonl").read_text()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 0, "step": 99}\n')  # of steps that were lost: the restart drops it
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            train.main(words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (folder / "metrics.jsonl").read_text().startswith(before)
 
 
 def test_a_run_that_ended_before_its_results_were_written_writes_them(

@@ -11,6 +11,7 @@ from engine.optim import (
     create_optimizer,
     learning_rate,
     learning_rate_factor,
+    load_optimizer,
     set_learning_rate,
 )
 
@@ -69,3 +70,22 @@ def test_the_moving_average_follows_the_formula_and_copies_counts() -> None:
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name].float(), msg=name)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_moments_follow_the_layout_of_their_parameters() -> None:
+    """A resume in another memory format is the same optimiser; fused steps walk through memory."""
+    torch.manual_seed(0)
+    first = torch.nn.Conv2d(4, 8, 3)
+    second = copy.deepcopy(first)
+    one, two = (create_optimizer(model, OptimConfig()) for model in (first, second))
+    gradient = torch.randn_like(first.weight)
+    for _ in range(2):
+        first.weight.grad = gradient.clone()
+        one.step()
+    second.load_state_dict(first.state_dict())
+    second.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_optimizer(two, copy.deepcopy(one.state_dict()))
+    for model, optimizer in ((first, one), (second, two)):
+        model.weight.grad = torch.empty_like(model.weight).copy_(gradient.flip(0))
+        optimizer.step()
+    torch.testing.assert_close(second.weight, first.weight)

@@ -9,7 +9,7 @@ import torch
 from configs.schema import Inputs, ModelConfig, OptimConfig
 from engine.distributed import joined_ranks
 from engine.network import build_network
-from engine.step import Step, autocast_of, blank_batch, chosen_dtype, prepared_step
+from engine.step import Step, _graphed, autocast_of, blank_batch, chosen_dtype, prepared_step
 from loaders.stream import Batch
 from models.fusion import FusionModel
 
@@ -83,12 +83,13 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     model, step = network("cpu", inputs="meta")  # the branch that compiles in seconds
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cpu") as ranks:
-        compiled, remarks = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
-    assert not remarks
+        compiled = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+    assert compiled.compiled
+    assert not compiled.remarks
     for name, value in model.state_dict().items():  # trying it out left no trace
         assert torch.equal(value, before[name]), name
     assert not gradients(model)
-    loss = compiled(batch("cpu"))
+    loss = compiled.gradients(batch("cpu"))
     found = gradients(model)
     model.load_state_dict(before)
     torch.testing.assert_close(loss, step(batch("cpu")))
@@ -100,17 +101,20 @@ def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     with joined_ranks("cpu") as ranks:
-        eager, (remark,) = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+        eager = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+    (remark,) = eager.remarks
     assert remark.startswith("speed.compile: going on without, because torch.compile failed: ")
-    assert eager(batch("cpu")).isfinite()
+    assert not eager.compiled
+    assert eager.gradients(batch("cpu")).isfinite()
 
 
 def test_without_a_gpu_no_graph_is_captured() -> None:
     model, step = network("cpu")
     with joined_ranks("cpu") as ranks:
-        eager, (remark,) = prepared_step(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
-    assert remark == "speed.cuda_graph: going on without, because there is no GPU"
-    assert isinstance(eager, Step)
+        eager = prepared_step(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
+    assert eager.remarks == ["speed.cuda_graph: going on without, because there is no GPU"]
+    assert not eager.captured
+    assert isinstance(eager.gradients, Step)
 
 
 def test_auto_precision_is_float32_on_a_cpu() -> None:
@@ -129,11 +133,11 @@ def test_a_replayed_graph_gives_the_gradients_of_an_eager_step(compiling: bool) 
     model, step = network("cuda")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cuda") as ranks:
-        graphed, remarks = prepared_step(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
-    assert not remarks
+        graphed = prepared_step(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
+    assert not graphed.remarks
     for _ in range(2):  # the second replay starts from no gradient, too
         model.load_state_dict(before)
-        loss = graphed(batch("cuda")).clone()
+        loss = graphed.gradients(batch("cuda")).clone()
         found = gradients(model)
     model.load_state_dict(before)
     torch.testing.assert_close(loss, step(batch("cuda")), atol=1e-3, rtol=1e-3)
@@ -147,12 +151,12 @@ def test_dropout_in_a_graph_is_a_function_of_the_seed() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = []
     with joined_ranks("cuda") as ranks:
-        graphed, remarks = prepared_step(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
-    assert not remarks
+        graphed = prepared_step(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
+    assert not graphed.remarks
     for seed in (5, 6, 5):
         model.load_state_dict(before)
         torch.manual_seed(seed)
-        losses.append(float(graphed(batch("cuda"))))
+        losses.append(float(graphed.gradients(batch("cuda"))))
     assert losses[0] == losses[2] != losses[1]
 
 
@@ -167,3 +171,26 @@ def test_half_precision_comes_close_to_single(precision: str) -> None:
     assert dtype != torch.float32
     half = replace(step, autocast=autocast_of(dtype, torch.device("cuda")))(batch("cuda"))
     torch.testing.assert_close(half, loss, atol=0.05, rtol=0.05)
+
+
+class Looking(torch.nn.Module):
+    """Waits for the device within the forward pass, which no capture allows."""
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(image, meta)
+        logits.sum().item()
+        return logits
+
+
+@pytest.mark.gpu
+def test_a_step_that_cannot_be_captured_goes_on_eagerly() -> None:
+    model, step = network("cuda")
+    model.head.drop = 0.5
+    step = replace(step, network=Looking(model))
+    graphed, remark = _graphed(step, model, batch("cuda"))
+    assert "going on without, because capturing failed" in remark
+    assert graphed(batch("cuda")).isfinite()
