@@ -80,7 +80,7 @@ def _sample(record: dict[str, Any]) -> list[str]:
 
 
 def _trainer(record: dict[str, Any]) -> list[str]:
-    config, seconds, ratio = record["config"], record["seconds"], record["time_ratio"]
+    config = record["config"]
     lines = [
         f"**Our trainer beside a plain one** (`benchmarks/peers/plain_torch.py`: DataLoader, Pillow, albumentations, "
         f"float32, as a notebook does it), the same recipe, folds, JPEGs and epochs: `tiny` from random weights, "
@@ -97,14 +97,21 @@ def _trainer(record: dict[str, Any]) -> list[str]:
             f"| {mean(one['plain']):.3f} ({min(one['plain']):.3f} to {max(one['plain']):.3f}) "
             f"| {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) |"
         )
-    ours, plain = (median(one[name] for one in seconds) for name in ("ours", "plain"))
     return [
         *lines,
         "",
-        f"The verdict is on the merge; single years are for reading, their standard error is about 0.02. Whole runs of "
-        f"one fold, {len(seconds)} interleaved pairs: {ours:.0f} s beside {plain:.0f} s, ratio {ratio['median']:.2f} "
-        f"({ratio['low']:.2f} to {ratio['high']:.2f}).",
+        f"The verdict is on the merge; single years are for reading, their standard error is about 0.02. Wall time of "
+        f"whole runs of one fold, interleaved: {'; '.join(_timing(one) for one in record['timings'])}.",
     ]
+
+
+def _timing(one: dict[str, Any]) -> str:
+    ours, plain = (median(pair[name] for pair in one["seconds"]) for name in ("ours", "plain"))
+    ratio, pairs = one["ratio"], len(one["seconds"])
+    return (
+        f"{one['size']} px, {one['epochs']} epoch(s): ours {ours:.0f} s, plain {plain:.0f} s, ratio {ratio['median']:.2f} "
+        f"({ratio['low']:.2f} to {ratio['high']:.2f}, {pairs} pairs)"
+    )
 
 
 def _prep(record: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +44,8 @@ class TrainerBenchmarkConfig:
     """Seeds of each system and fold."""
     rounds: int = 5
     """Timed pairs of whole runs, of the first folds and seeds."""
+    also_timed: str | None = None
+    """Another shard set of the same images, of another size, to time one epoch of."""
     out: str = "benchmarks/results/trainer.json"
     """Where the record is written."""
 
@@ -63,20 +65,22 @@ def main(argv: Sequence[str]) -> None:
             for system in (ours, plain):
                 system(config, Path(config.runs), fold, seed)
     scores = {system.__name__: _pooled(config, table, folds, system.__name__) for system in (ours, plain)}
-    seconds = timed(config, folds)
-    ratios = [one["ours"] / one["plain"] for one in seconds]
+    timings = [timed(config, folds)]
+    if config.also_timed:
+        other = replace(config, shards=config.also_timed, runs=f"{config.runs}/other", epochs=1)
+        export(Path(other.shards), Path(other.runs) / "data")
+        timings.append(timed(other, folds))
     record = {
         "what": "tiny backbone from random weights, both trainers: pooled out-of-fold AUC after the last epoch",
         **environment(),
-        "config": asdict(config),
+        "config": {name: value for name, value in asdict(config).items() if name not in ("runs", "out")},
         "recipe": {"batch_size": _recipe().batch_size, "lr": _recipe().optim.lr},
         "size": _size(Path(config.shards)),
         "samples": len(table),
         "melanomas": int(table["target"].sum()),
         "groups": int(table["group"].nunique()),
         "auc": {name: compared(table, scores, years) for name, years in _SOURCES.items()},
-        "seconds": [{name: round(value, 1) for name, value in one.items()} for one in seconds],
-        "time_ratio": {"median": median(ratios), "low": min(ratios), "high": max(ratios)},
+        "timings": timings,
     }
     write_record(Path(config.out), record)
 
@@ -144,9 +148,9 @@ def compared(table: pd.DataFrame, scores: dict[str, Any], years: tuple[int, ...]
     }
 
 
-def timed(config: TrainerBenchmarkConfig, folds: list[int]) -> list[dict[str, float]]:
+def timed(config: TrainerBenchmarkConfig, folds: list[int]) -> dict[str, Any]:
     """Wall seconds of whole processes, one pair a round, the order of the two turned in every other round."""
-    found = []
+    found: list[dict[str, float]] = []
     for number in range(config.rounds):
         seconds = {}
         systems: list[Callable[..., Path]] = [ours, plain] if number % 2 == 0 else [plain, ours]
@@ -156,8 +160,14 @@ def timed(config: TrainerBenchmarkConfig, folds: list[int]) -> list[dict[str, fl
             begin = time.perf_counter()
             system(config, runs, folds[number % len(folds)], number)
             seconds[system.__name__] = time.perf_counter() - begin
-        found.append(seconds)
-    return found
+        found.append({name: round(value, 1) for name, value in seconds.items()})
+    ratios = [one["ours"] / one["plain"] for one in found]
+    return {
+        "size": _size(Path(config.shards)),
+        "epochs": config.epochs,
+        "seconds": found,
+        "ratio": {"median": round(median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)},
+    }
 
 
 def _pooled(config: TrainerBenchmarkConfig, table: pd.DataFrame, folds: list[int], system: str) -> Any:
