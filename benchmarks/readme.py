@@ -109,8 +109,8 @@ def _timing(one: dict[str, Any]) -> str:
     ours, plain = (median(pair[name] for pair in one["seconds"]) for name in ("ours", "plain"))
     ratio, pairs = one["ratio"], len(one["seconds"])
     return (
-        f"{one['size']} px, {one['epochs']} epoch(s): ours {ours:.0f} s, plain {plain:.0f} s, ratio {ratio['median']:.2f} "
-        f"({ratio['low']:.2f} to {ratio['high']:.2f}, {pairs} pairs)"
+        f"{one['size']} px, {one['epochs']} epoch(s): ours {ours:.0f} s, plain {plain:.0f} s, ratio "
+        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}, {pairs} pairs)"
     )
 
 

@@ -118,9 +118,11 @@ def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
 def ours(config: TrainerBenchmarkConfig, runs: Path, fold: int, seed: int) -> Path:
     """Train a fold with train.py; returns the file of its predictions."""
     out = runs / "ours" / f"seed{seed}"
-    words = ["train.py", "--backbone", "tiny", "--shards", config.shards, "--epochs", str(config.epochs)]
-    _run([*words, "--fold", str(fold), "--seed", str(seed), "--out", str(out)])
-    return out / "tiny" / f"fold{fold}" / "oof.parquet"
+    found = out / "tiny" / f"fold{fold}" / "oof.parquet"
+    if not found.is_file():
+        words = ["train.py", "--backbone", "tiny", "--shards", config.shards, "--epochs", str(config.epochs)]
+        _run([*words, "--fold", str(fold), "--seed", str(seed), "--out", str(out)])
+    return found
 
 
 def plain(config: TrainerBenchmarkConfig, runs: Path, fold: int, seed: int) -> Path:
