@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import ROOT, epoch_lines, must_torchrun, tiny
 from sklearn.metrics import roc_auc_score
 
 import infer
@@ -19,7 +20,6 @@ from engine.memory import explained_memory
 from engine.session import Session, open_session
 from loaders.shards import ShardSet
 from prep.diagnosis import CLASSES
-from runs import ROOT, epoch_lines, must_torchrun, tiny
 
 CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, device=CPU)

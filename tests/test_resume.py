@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import ROOT, all_lines, assert_same_run, epoch_lines, must_torchrun, step_lines, tiny, torchrun
 
 import infer
 import train
@@ -22,7 +23,6 @@ from configs.errors import UserError
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.interrupt import Stopped
 from engine.session import Session
-from runs import ROOT, all_lines, assert_same_run, epoch_lines, must_torchrun, step_lines, tiny, torchrun
 
 # 6 steps an epoch; every step's loss is logged, last.pt is written within the epoch too; with a moving average.
 WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")

@@ -21,6 +21,7 @@ import pytest
 import simplejpeg
 import torch
 import yaml
+from commands import ROOT, epoch_lines, must_torchrun, tiny
 from conftest import write_isic2020, write_jpeg
 from sklearn.metrics import roc_auc_score
 
@@ -36,7 +37,6 @@ from loaders.order import permutation
 from loaders.shards import ShardSet
 from loaders.stream import Batch
 from prep.build import build
-from runs import ROOT, epoch_lines, must_torchrun, tiny
 
 BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "vit_tiny_patch16_224")
 
