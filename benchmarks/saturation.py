@@ -30,7 +30,7 @@ from configs.schema import Device, SpeedConfig, TrainConfig
 from engine.distributed import Ranks, joined_ranks
 from engine.session import Session, open_session
 from engine.tune import tune
-from loaders.stream import Batch
+from loaders.stream import TENSORS, Batch
 
 _EPOCHS = 1000  # more than any measurement takes: the schedule must not end
 
@@ -174,8 +174,7 @@ def _timed(session: Session, stream: Iterator[Batch], ranks: Ranks) -> float:
 
 def _copied(batch: Batch) -> Batch:
     """A batch of its own memory: the stream's may be written again."""
-    names = ("image", "meta", "target", "diagnosis", "index", "valid")
-    return replace(batch, **{name: getattr(batch, name).clone() for name in names})
+    return replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
 
 
 def _figure(values: Sequence[float]) -> dict[str, float]:

@@ -78,7 +78,3 @@ class MovingAverage:
         torch._foreach_lerp_(self._averages[True], self._values[True], weight)
         if self._averages[False]:
             torch._foreach_copy_(self._averages[False], self._values[False])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averages, by the model's names."""
-        return self.model.state_dict()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to this run: what must be as it was, and what may differ."""
+"""Checkpoints of a run: which one belongs to it, what may differ, and best.pt made from last.pt."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import MetaKind
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from prep.metadata import meta_digest
 
 LAST, BEST, OOF, CURVES = "last.pt", "best.pt", "oof.parquet", "training_curves.png"
@@ -44,6 +44,22 @@ def continued(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
                 "keep it, or start anew with --resume never"
             )
     return saved
+
+
+def save_best(state: dict[str, Any], folder: Path) -> None:
+    """Write best.pt from `state`, what last.pt of the same epoch's end holds."""
+    kept = {name: state[name] for name in ("config", "facts", "best", "validation", "validation_index")}
+    model = state["model"] if state["average"] is None else state["average"]
+    save_checkpoint({**kept, "model": model}, folder / BEST)
+
+
+def mend_best(saved: dict[str, Any], folder: Path) -> None:
+    """Write best.pt where the run ended between last.pt, which is `saved`, and the best.pt of the same epoch."""
+    path = folder / BEST
+    if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1:
+        return
+    if not path.is_file() or load_checkpoint(path, torch.device("cpu"))["best"] != saved["best"]:
+        save_best(saved, folder)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

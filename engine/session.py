@@ -13,13 +13,13 @@ from torch import nn
 
 from configs.errors import UserError
 from configs.schema import TrainConfig
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.checkpoint import save_checkpoint
 from engine.distributed import Ranks
 from engine.evaluate import Predictions
 from engine.network import build_network
 from engine.optim import MovingAverage, create_optimizer, learning_rate, load_optimizer, set_learning_rate
 from engine.records import Records, member_folder
-from engine.resume import BEST, CURVES, LAST, OOF, continued, digests
+from engine.resume import BEST, CURVES, LAST, OOF, continued, digests, mend_best, save_best
 from engine.step import Step, autocast_of, blank_batch, chosen_dtype, prepared_step
 from engine.tune import chosen_finding, tune
 from loaders.order import Indices, Partition
@@ -64,8 +64,8 @@ class Session:
             self.loss_sum += saved["loss_sum"] / ranks.world_size
         self.records: Records | None = None
         self.fed = ""  # what bounded the last epoch, for a person
-        if saved and self.step == 0 and self.best["epoch"] == self.epoch - 1:
-            self._mend_best(saved)
+        if saved and ranks.first:
+            mend_best(saved, self.folder)
         if self.finished:
             return
         self._balance(self._monitored_rows(), "the held-out rows")
@@ -116,7 +116,7 @@ class Session:
         # last.pt first: it alone decides which epoch was the best, and best.pt can be made from it.
         state = self.save(validation)
         if self.best["epoch"] == epoch and state:
-            self._save_best(state)
+            save_best(state, self.folder)
 
     @property
     def best_words(self) -> str:
@@ -331,22 +331,6 @@ class Session:
             self.records.say(f"warning: {self.config.shards} was {self.shards.manifest.unsafe}")
         if self.epoch or self.step:
             self.records.say(f"{self.folder / LAST}: going on after step {self.step} of epoch {self.epoch + 1}")
-
-    # ---- what is kept ----
-
-    def _save_best(self, state: dict[str, Any]) -> None:
-        """best.pt from what last.pt of the same epoch holds."""
-        kept = {name: state[name] for name in ("config", "facts", "best", "validation", "validation_index")}
-        model = state["model"] if state["average"] is None else state["average"]
-        save_checkpoint({**kept, "model": model}, self.folder / BEST)
-
-    def _mend_best(self, saved: dict[str, Any]) -> None:
-        """Write best.pt from last.pt where the run ended between the two."""
-        path = self.folder / BEST
-        if self.ranks.first and not (
-            path.is_file() and load_checkpoint(path, torch.device("cpu"))["best"] == saved["best"]
-        ):
-            self._save_best(saved)
 
 
 @contextmanager

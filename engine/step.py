@@ -13,10 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from configs.errors import UserError
 from configs.schema import Precision
 from engine.distributed import Ranks
-from loaders.stream import Batch
+from loaders.stream import TENSORS, Batch
 from models.losses import Objective
 
-_TENSORS = ("image", "meta", "target", "diagnosis", "index", "valid")
 _WARM_UP_STEPS = 3  # libraries choose their algorithms in the first steps, which must not be captured
 
 
@@ -81,7 +80,7 @@ class GraphedStep:
     """
 
     def __init__(self, step: Step, model: nn.Module, example: Batch) -> None:
-        tensors = {name: getattr(example, name).clone() for name in _TENSORS}
+        tensors = {name: getattr(example, name).clone() for name in TENSORS}
         self._static = replace(example, **tensors)
         with _unchanged_buffers(model):
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -99,7 +98,7 @@ class GraphedStep:
 
     def __call__(self, batch: Batch) -> Tensor:
         """As Step; the loss is overwritten by the next call."""
-        for name in _TENSORS:
+        for name in TENSORS:
             getattr(self._static, name).copy_(getattr(batch, name), non_blocking=True)
         self._graph.replay()
         return self._loss
@@ -202,8 +201,8 @@ def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    for tensors in zip(*(getattr(batch, name).chunk(parts) for name in _TENSORS), strict=True):
-        yield replace(batch, **dict(zip(_TENSORS, tensors, strict=True)))
+    for tensors in zip(*(getattr(batch, name).chunk(parts) for name in TENSORS), strict=True):
+        yield replace(batch, **dict(zip(TENSORS, tensors, strict=True)))
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class Request:
         return replace(self, index=self.index.copy(), valid=self.valid.copy())
 
 
+TENSORS = ("image", "meta", "target", "diagnosis", "index", "valid")
+"""The fields of a Batch that are tensors, a row for each sample."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """b samples for the model; `image` may be reused for another batch once the next one is asked for.
@@ -64,7 +68,7 @@ class Batch:
         """The same batch on `device`; no copy waits for the device."""
         if device.type != "cuda":
             return self
-        small = {name: getattr(self, name).pin_memory() for name in ("meta", "target", "diagnosis", "index", "valid")}
+        small = {name: getattr(self, name).pin_memory() for name in TENSORS if name != "image"}
         parts = {"image": self.image, **small}
         return replace(self, **{name: part.to(device, non_blocking=True) for name, part in parts.items()})
 

@@ -232,7 +232,7 @@ def test_best_is_made_from_last_where_the_run_ended_between_the_two(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "_save_best", dies)
+        patch.setattr("engine.session.save_best", dies)
         with pytest.raises(KeyboardInterrupt):
             train.main(words)
     assert not (folder / "best.pt").exists()
