@@ -73,24 +73,25 @@ class Net(nn.Module):
         return torch.stack([self.head(dropout(features)) for dropout in self.dropouts]).mean(0).squeeze(1)
 
 
-def transforms(backbone: str, seed: int) -> tuple[A.Compose, A.Compose]:
-    """Of training and of evaluation."""
-    known = timm.models.get_pretrained_cfg(backbone)
-    finish = [A.Normalize(mean=known.mean, std=known.std), ToTensorV2()]
-    train = A.Compose(
-        [
-            A.HorizontalFlip(p=0.5),
-            A.VerticalFlip(p=0.5),
+def augmentations(workload: str, seed: int | None) -> A.Compose:
+    """flips alone, or the full recipe, of uint8 pictures."""
+    steps = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+    if workload == "full":
+        steps += [
             A.RandomRotate90(p=0.5),
             A.ShiftScaleRotate(shift_limit=0.0625, scale_limit=0.1, rotate_limit=45, p=0.5),
             A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20, p=0.5),
             A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
             A.CoarseDropout(num_holes_range=(1, 8), hole_height_range=(0.05, 0.1), hole_width_range=(0.05, 0.1), p=0.5),
-            *finish,
-        ],
-        seed=seed,
-    )
-    return train, A.Compose(finish)
+        ]
+    return A.Compose(steps, seed=seed)
+
+
+def transforms(backbone: str, seed: int) -> tuple[A.Compose, A.Compose]:
+    """Of training and of evaluation."""
+    known = timm.models.get_pretrained_cfg(backbone)
+    finish = [A.Normalize(mean=known.mean, std=known.std), ToTensorV2()]
+    return A.Compose([*augmentations("full", seed).transforms, *finish], seed=seed), A.Compose(finish)
 
 
 def optimizer_and_schedule(net: nn.Module, args: argparse.Namespace, steps: int) -> tuple[Any, Any]:

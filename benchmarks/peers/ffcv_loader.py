@@ -1,0 +1,69 @@
+"""FFCV over its own file. Variants: jpg (JPEGs as they are), raw (pixels, eight times the bytes)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from ffcv.fields import FloatField, RGBImageField
+from ffcv.fields.decoders import FloatDecoder, SimpleRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.pipeline.operation import Operation
+from ffcv.transforms import RandomHorizontalFlip, ToTensor
+from ffcv.writer import DatasetWriter
+
+from benchmarks.peers import pixels
+from benchmarks.peers.job import Epochs, Job
+
+CONTRACT = "pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: full augments with OpenCV"
+WORKLOADS = ("flips", "full")
+_QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
+
+
+class Pictures:
+    """Decoded pictures and targets, to be written."""
+
+    def __init__(self, job: Job) -> None:
+        self.paths, self.targets = job.files()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> tuple[Any, float]:
+        return pixels.read(self.paths[number]), self.targets[number]
+
+
+class Augment(torch.nn.Module):
+    """The whole augmentation, on threads, for a batch that FFCV has decoded."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self._pool = ThreadPoolExecutor(threads)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [b, H, W, 3] -> the same, augmented in place."""
+        def augment(image: Any) -> None:
+            image[...] = pixels.full(image)
+
+        list(self._pool.map(augment, images.numpy()))
+        return images
+
+
+def prepare(job: Job) -> None:
+    """Write the .beton file."""
+    mode = job.options["variant"]
+    encoding = {"write_mode": mode, "jpeg_quality": _QUALITY} if mode == "jpg" else {"write_mode": mode}
+    fields = {"image": RGBImageField(**encoding), "target": FloatField()}
+    DatasetWriter(str(job.own / "data.beton"), fields, num_workers=job.threads).from_indexed_dataset(Pictures(job))
+
+
+def epochs(job: Job) -> Epochs:
+    """In a random order; batches are ready two ahead."""
+    image: list[Operation] = [SimpleRGBImageDecoder()]
+    image += [RandomHorizontalFlip(), ToTensor()] if job.workload == "flips" else [ToTensor(), Augment(job.threads)]
+    loader = Loader(
+        str(job.own / "data.beton"), batch_size=job.batch_size, num_workers=job.threads, order=OrderOption.RANDOM,
+        pipelines={"image": image, "target": [FloatDecoder(), ToTensor()]}, drop_last=True, seed=job.seed,
+        os_cache=True,
+    )  # fmt: skip
+    while True:
+        yield loader

@@ -1,0 +1,48 @@
+"""litdata over its own chunks of JPEG bytes, with its own loader."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from litdata import StreamingDataLoader, StreamingDataset, optimize
+
+from benchmarks.peers import pixels
+from benchmarks.peers.job import Epochs, Job
+
+CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
+WORKLOADS = ("flips", "full")
+
+
+class Lesions(StreamingDataset):  # type: ignore[misc]
+    """Bytes to pictures."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(str(job.own), shuffle=True, drop_last=True, seed=job.seed)
+        self.augment = pixels.augmentation(job.workload)
+
+    def __getitem__(self, index: Any) -> tuple[torch.Tensor, float]:
+        """Image and target."""
+        sample = super().__getitem__(index)
+        image = self.augment(pixels.decode(sample["jpeg"]))
+        return torch.from_numpy(np.ascontiguousarray(image)), sample["target"]
+
+
+def packed(item: tuple[str, float]) -> dict[str, Any]:
+    """What is stored of a sample."""
+    path, target = item
+    with open(path, "rb") as file:  # noqa: PTH123
+        return {"jpeg": file.read(), "target": target}
+
+
+def prepare(job: Job) -> None:
+    """Write the chunks."""
+    items = list(zip(*job.files(), strict=True))
+    optimize(fn=packed, inputs=items, output_dir=str(job.own), chunk_bytes="64MB", num_workers=1)
+
+
+def epochs(job: Job) -> Epochs:
+    """The workers stay."""
+    options = {"batch_size": job.batch_size, "num_workers": job.threads, "pin_memory": job.pin}
+    loader = StreamingDataLoader(Lesions(job), drop_last=True, persistent_workers=True, **options)
+    while True:
+        yield loader

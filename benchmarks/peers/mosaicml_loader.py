@@ -1,0 +1,44 @@
+"""mosaicml-streaming over its own MDS shards of JPEG bytes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from streaming import MDSWriter, StreamingDataset
+from torch.utils.data import DataLoader
+
+from benchmarks.peers import pixels
+from benchmarks.peers.job import Epochs, Job
+
+CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
+WORKLOADS = ("flips", "full")
+
+
+class Lesions(StreamingDataset):  # type: ignore[misc]
+    """Bytes to pictures."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(local=str(job.own), shuffle=True, batch_size=job.batch_size, shuffle_seed=job.seed)
+        self.augment = pixels.augmentation(job.workload)
+
+    def __getitem__(self, index: Any) -> tuple[torch.Tensor, float]:
+        """Image and target."""
+        sample = super().__getitem__(index)
+        image = self.augment(pixels.decode(sample["jpeg"]))
+        return torch.from_numpy(np.ascontiguousarray(image)), sample["target"]
+
+
+def prepare(job: Job) -> None:
+    """Write the shards."""
+    with MDSWriter(out=str(job.own), columns={"jpeg": "bytes", "target": "float64"}) as writer:
+        for path, target in zip(*job.files(), strict=True):
+            with open(path, "rb") as file:  # noqa: PTH123
+                writer.write({"jpeg": file.read(), "target": target})
+
+
+def epochs(job: Job) -> Epochs:
+    """The workers stay."""
+    options = {"batch_size": job.batch_size, "num_workers": job.threads, "pin_memory": job.pin}
+    loader: DataLoader[Any] = DataLoader(Lesions(job), drop_last=True, persistent_workers=True, **options)
+    while True:
+        yield loader

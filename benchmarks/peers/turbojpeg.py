@@ -1,0 +1,47 @@
+"""The limit: bare libjpeg-turbo on threads, bytes in memory to pixels in one reused buffer a thread, nothing else."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from benchmarks.peers.job import Epochs, Job
+from loaders.pixels import empty_pictures
+from loaders.shards import ShardSet
+
+CONTRACT = "no batches: pixels are thrown away"
+WORKLOADS = ("flips",)
+_TOGETHER = 32
+
+
+def epochs(job: Job) -> Epochs:
+    """One endless epoch; each item stands for _TOGETHER decoded pictures."""
+    shards = ShardSet(Path(job.shards))
+    jpegs = [bytes(jpeg) for jpeg in shards.jpegs(np.flatnonzero(shards.fold >= 0)[: 8 * 2048])]
+    own = local()
+
+    def decode(part: list[bytes]) -> None:
+        if not hasattr(own, "pixels"):
+            own.pixels = empty_pictures((job.size, job.size, 3)).numpy()
+        for jpeg in part:
+            simplejpeg.decode_jpeg(jpeg, buffer=own.pixels)
+
+    def run() -> Iterator[tuple[Any, Any]]:
+        parts = cycle([jpegs[start : start + _TOGETHER] for start in range(0, len(jpegs), _TOGETHER)])
+        with ThreadPoolExecutor(job.threads) as pool:
+            pending: deque[tuple[Future[None], int]] = deque()
+            while True:
+                while len(pending) < 4 * job.threads:
+                    part = next(parts)
+                    pending.append((pool.submit(decode, part), len(part)))
+                done, count = pending.popleft()
+                done.result()
+                yield range(count), None
+
+    yield run()

@@ -1,0 +1,109 @@
+"""One loader in a process of its own: every order on its standard input is answered with one line of JSON.
+
+    python -m benchmarks.peers.worker ADAPTER JOB
+
+The first line says that it is ready: seconds to the first batch, what it holds. The order "SECONDS" consumes the stream
+for that long and gives what was seen. benchmarks/process.py is the other end. Runs in every peer's own environment.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.peers.job import Job
+
+MARGIN = 5
+"""Batches left out at the beginning of a turn and on both sides of an epoch's end: more than any peer has on the way."""
+_FEWEST = 4  # steady batches of a turn, however slow
+
+
+def main() -> None:
+    """Open the adapter's stream, then serve."""
+    from models.torchvision_stub import define_missing_operators
+
+    define_missing_operators()
+    answers = os.fdopen(os.dup(1), "w")  # libraries print; only answers go where the other end reads
+    os.dup2(2, 1)
+    adapter, job = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}"), Job(**json.loads(sys.argv[2]))
+    begin = time.perf_counter()
+    stream = Stream(adapter.epochs(job), job)
+    images = stream.next()
+    ready = {"first_batch_s": time.perf_counter() - begin, "contract": adapter.CONTRACT, "wrong": wrong(images, job)}
+    _answer(answers, ready)
+    for order in sys.stdin:
+        _answer(answers, stream.turn(float(order)))
+
+
+def _answer(answers: Any, what: dict[str, Any]) -> None:
+    print(json.dumps(what), file=answers, flush=True)
+
+
+def wrong(images: Any, job: Job) -> str:
+    """What of a batch is not as agreed, "" where all is; the limits make no batches."""
+    if isinstance(images, range):
+        return ""
+    found = f"{images.dtype} {tuple(images.shape)} on {images.device.type}"
+    agreed = f"torch.uint8 {(job.batch_size, job.size, job.size, 3)} on {job.device}"
+    return "" if found == agreed else f"hands over {found}, not {agreed}"
+
+
+class Stream:
+    """Batches of endless epochs, each with the moment it came."""
+
+    def __init__(self, epochs: Any, job: Job) -> None:
+        self._job = job
+        self._first = True
+        self._batches = self._over(epochs)
+
+    def _over(self, epochs: Any) -> Iterator[Any]:
+        for epoch in epochs:
+            self._first = True
+            for images, _ in epoch:
+                yield images
+
+    def next(self) -> Any:
+        """The next batch's pictures, on the device."""
+        images = next(self._batches)
+        if self._job.device == "cuda" and not images.is_cuda:
+            images = images.to("cuda", non_blocking=True)
+        return images
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        """Consume the stream until `seconds` of it were steady.
+
+        Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
+        """
+        moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
+        while enough < seconds or len(moments) <= MARGIN + _FEWEST:
+            self._first = False
+            counts.append(len(self.next()))
+            moments.append(time.perf_counter())
+            if self._first and len(moments) > 2:
+                starts.append(len(moments) - 1)
+            if len(moments) - (starts[-1] if starts else 0) > MARGIN + 1:
+                enough += moments[-1] - moments[-2]
+        if self._job.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+            moments[-1] = time.perf_counter()
+        return {**steady(moments, counts, starts), "epoch_waits_s": [moments[one] - moments[one - 1] for one in starts]}
+
+
+def steady(moments: list[float], counts: list[int], starts: list[int]) -> dict[str, float]:
+    """Images and seconds of the batches that are not within MARGIN of the turn's beginning or of an epoch's.
+
+    moments[i] is when batch i came, holding counts[i] images; moments[0] is the beginning, starts the first batches of
+    epochs. Where an epoch is too short to have such batches, all but the turn's first MARGIN count, waits included.
+    """
+    kept = [one for one in range(MARGIN + 1, len(moments)) if all(not -MARGIN <= one - start <= MARGIN for start in starts)]
+    kept = kept if len(kept) >= _FEWEST else [*range(MARGIN + 1, len(moments))]
+    return {"images": sum(counts[one] for one in kept), "seconds": sum(moments[one] - moments[one - 1] for one in kept)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""A loader that is measured, in a process of its own: started, asked for turns, kept still in between."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.job import Job
+from configs.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+_START_SECONDS = 180
+_TURN_SECONDS = 120
+
+
+class FailedError(UserError):
+    """A loader did not do what it was asked for; the message is its own last line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a loader did when it was its turn: steady images and seconds, CPU seconds of all of the turn and the images
+    of all of it are not kept apart, so cpu_seconds is for the steady part's share."""
+
+    images: int
+    seconds: float
+    epoch_waits_s: list[float]
+
+
+class LoaderProcess:
+    """benchmarks/peers/worker.py with one adapter, in its own session, stopped (SIGSTOP) while others are measured.
+
+    first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words.
+    """
+
+    def __init__(self, adapter: str, job: Job, *, python: str = sys.executable, log: Path) -> None:
+        words = [python, "-m", "benchmarks.peers.worker", adapter, json.dumps(asdict(job))]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
+        try:
+            ready = self._answer(_START_SECONDS)
+            if ready["wrong"]:
+                raise FailedError(ready["wrong"])
+        except BaseException:
+            self.close()
+            raise
+        self.first_batch_s: float = ready["first_batch_s"]
+        self.contract: str = ready["contract"]
+        self._signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> Turn:
+        """Let it run alone until `seconds` of its stream were steady."""
+        self.begin(seconds)
+        return self.end(seconds)
+
+    def begin(self, seconds: float) -> None:
+        """Let it run."""
+        self._signal(signal.SIGCONT)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{seconds}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise FailedError(self._last_words()) from error
+
+    def end(self, seconds: float) -> Turn:
+        """Wait for what `begin` asked for, and keep it still."""
+        seen = self._answer(_TURN_SECONDS + 10 * seconds)
+        self._signal(signal.SIGSTOP)
+        return Turn(**seen)
+
+    @property
+    def memory_mib(self) -> float | None:
+        """What its processes hold besides files, pages they share counted once; None where the kernel does not tell."""
+        found = [_own_memory(one) for one in self._processes()]
+        return round(sum(found) / 2**20, 1) if found else None
+
+    def cpu_seconds(self) -> float:
+        """CPU time of its processes so far."""
+        return sum(_cpu_seconds(one) for one in self._processes())
+
+    def close(self) -> None:
+        """End it and all that it started."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        pipe = self._process.stdout
+        assert pipe is not None
+        if not select.select([pipe], [], [], seconds)[0]:
+            raise FailedError(f"no answer within {seconds:.0f} s")
+        line = pipe.readline()
+        if not line:
+            self._process.wait()
+            raise FailedError(self._last_words())
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _last_words(self) -> str:
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it ended without a word"
+
+    def _processes(self) -> list[Path]:
+        """/proc/PID of everything in its session."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                session = int(stat.read_text().rpartition(")")[2].split()[3])
+            except (OSError, ValueError, IndexError):  # ended meanwhile
+                continue
+            if session == self._process.pid:
+                found.append(stat.parent)
+        return found
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def _own_memory(process: Path) -> int:
+    """Bytes that are not files mapped: anonymous and shared pages, each by its share."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest.split()[-1:] == ["kB"]}
+    return fields.get("Pss_Anon", 0) + fields.get("Pss_Shmem", 0)
+
+
+def _cpu_seconds(process: Path) -> float:
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
