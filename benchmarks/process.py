@@ -1,5 +1,6 @@
 """A loader that is measured, in a process of its own: started, asked for turns, kept still in between."""
 
+import contextlib
 import json
 import os
 import select
@@ -24,16 +25,22 @@ class FailedError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What a loader did when it was its turn: steady images and seconds, CPU seconds of all of the turn and the images
-    of all of it are not kept apart, so cpu_seconds is for the steady part's share."""
+    """What a loader did when it was its turn.
+
+    images, seconds: of the steady part; consumed: images of the whole turn; cpu_seconds: of all its processes in it.
+    """
 
     images: int
     seconds: float
+    consumed: int
+    cpu_seconds: float
     epoch_waits_s: list[float]
 
 
 class LoaderProcess:
-    """benchmarks/peers/worker.py with one adapter, in its own session, stopped (SIGSTOP) while others are measured.
+    """benchmarks/peers/worker.py with one adapter, in a session of its own.
+
+    Several may import at once; then each is opened alone, and stopped (SIGSTOP) while others are measured.
 
     first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words.
     """
@@ -42,20 +49,26 @@ class LoaderProcess:
         words = [python, "-m", "benchmarks.peers.worker", adapter, json.dumps(asdict(job))]
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
+        self._cpu_before = 0.0
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
             )
-        try:
-            ready = self._answer(_START_SECONDS)
-            if ready["wrong"]:
-                raise FailedError(ready["wrong"])
-        except BaseException:
-            self.close()
-            raise
-        self.first_batch_s: float = ready["first_batch_s"]
-        self.contract: str = ready["contract"]
+        self.first_batch_s = 0.0
+        self.contract = ""
+
+    def imported(self) -> None:
+        """Wait until its process has imported what it needs. Raises FailedError where it cannot."""
+        self._answer(_START_SECONDS)
+
+    def open(self) -> None:
+        """Make it give its first batch; then it is kept still. Raises FailedError where the batch is not as agreed."""
+        self._order("open")
+        ready = self._answer(_START_SECONDS)
         self._signal(signal.SIGSTOP)
+        if ready["wrong"]:
+            raise FailedError(ready["wrong"])
+        self.first_batch_s, self.contract = ready["first_batch_s"], ready["contract"]
 
     def turn(self, seconds: float) -> Turn:
         """Let it run alone until `seconds` of its stream were steady."""
@@ -64,19 +77,15 @@ class LoaderProcess:
 
     def begin(self, seconds: float) -> None:
         """Let it run."""
+        self._cpu_before = self._cpu_seconds()
         self._signal(signal.SIGCONT)
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{seconds}\n".encode())
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise FailedError(self._last_words()) from error
+        self._order(f"{seconds}")
 
     def end(self, seconds: float) -> Turn:
         """Wait for what `begin` asked for, and keep it still."""
         seen = self._answer(_TURN_SECONDS + 10 * seconds)
         self._signal(signal.SIGSTOP)
-        return Turn(**seen)
+        return Turn(**seen, cpu_seconds=self._cpu_seconds() - self._cpu_before)
 
     @property
     def memory_mib(self) -> float | None:
@@ -84,8 +93,7 @@ class LoaderProcess:
         found = [_own_memory(one) for one in self._processes()]
         return round(sum(found) / 2**20, 1) if found else None
 
-    def cpu_seconds(self) -> float:
-        """CPU time of its processes so far."""
+    def _cpu_seconds(self) -> float:
         return sum(_cpu_seconds(one) for one in self._processes())
 
     def close(self) -> None:
@@ -94,10 +102,16 @@ class LoaderProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
+
+    def _order(self, words: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{words}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise FailedError(self._last_words()) from error
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         pipe = self._process.stdout
@@ -128,10 +142,8 @@ class LoaderProcess:
         return found
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def _own_memory(process: Path) -> int:
@@ -140,7 +152,11 @@ def _own_memory(process: Path) -> int:
         lines = (process / "smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines) if rest.split()[-1:] == ["kB"]}
+    fields = {
+        name: int(rest.split()[0]) * 1024
+        for name, _, rest in (line.partition(":") for line in lines)
+        if rest.split()[-1:] == ["kB"]
+    }
     return fields.get("Pss_Anon", 0) + fields.get("Pss_Shmem", 0)
 
 

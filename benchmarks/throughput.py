@@ -1,57 +1,32 @@
-"""How fast is the stream of samples? Every placement and tier beside bare libjpeg-turbo decoding of the same JPEGs.
+"""Where does the time of training go, and would another loader be faster? Measured side by side, on this machine.
 
-    python -m benchmarks.throughput --shards shards/isic --out benchmarks/results/loader.json
+    python -m benchmarks.throughput --shards shards/isic --backbone efficientnet_b1
+    python -m benchmarks.throughput --shards shards/isic --peers all --workloads both --rounds 5 --scaling
+    python -m benchmarks.throughput --shards shards/isic --peers off --trace trace.json.gz
 
-The loader alone, nothing trains. Each round times every contender once, in turn; ratios are medians of the rounds'
-ratios to the bare decode. On a CUDA machine the GPU placements join by themselves.
+First the step of a backbone, fed in four ways, and a verdict: what bounds this run and which setting to change. Then
+the loaders, ours and the peers', each in a process of its own, as multiples of bare libjpeg-turbo decoding and of ours.
+Everything takes turns, and our default is measured twice: differences smaller than its own are ties.
 """
 
 import resource
-import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import simplejpeg
-import torch
-
-from benchmarks.environment import environment, write_record
 from configs.cli import parse, run_command
-from configs.errors import UserError
+from configs.errors import check
 from configs.machine import usable_cores
-from configs.schema import AugmentConfig, LoaderConfig
-from loaders.augment import draw_params
-from loaders.meter import StageClock, WaitMeter
-from loaders.order import Partition, permutation
-from loaders.pixels import empty_pictures
-from loaders.placement import Loader, open_loader
-from loaders.reference import reference_loader
-from loaders.shards import ShardSet
-from loaders.show import available_loaders
-from loaders.stream import Batch, batches, train_requests
+from configs.schema import Device, LoaderConfig, SpeedConfig
 
-_FLIPS = AugmentConfig(
-    quarter_turn=0.0,
-    shift_scale_rotate=0.0,
-    hue_saturation_value=0.0,
-    brightness_contrast=0.0,
-    coarse_dropout=0.0,
-    meta_dropout=0.0,
-)
-_WORKLOADS = {
-    "flips": _FLIPS,
-    "flips and quarter turns": replace(_FLIPS, quarter_turn=0.5),
-    "full augmentation": AugmentConfig(),
-}
-_BARE = "bare libjpeg-turbo decode"
-_TO_BATCHES = "the same, checksums, to batches in memory"
-_PARITY_IMAGES = 512
+if TYPE_CHECKING:  # --help should not wait for torch
+    from benchmarks.record import Limits, LoaderFigures, Record, TrainingFigures
+    from benchmarks.scaling import Sizes
+
+_MODELS = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,272 +35,196 @@ class ThroughputConfig:
 
     shards: str = "shards/isic"
     """Folder of the shard set to read."""
-    out: str = "benchmarks/results/loader.json"
+    backbone: str = "efficientnet_b1"
+    """As train.py has it, with its recipe, from random weights."""
+    training: bool = True
+    """Whether to measure the training step and what feeds it."""
+    peers: Literal["off", "none", "quick", "all"] = "quick"
+    """Loaders to measure: off, none at all; none, our default and bare decoding; quick, three common peers too; all,
+    every peer, and every placement and tier of ours."""
+    workloads: Literal["full", "both"] = "full"
+    """What the loaders do: the whole augmentation; or that, and flips alone."""
+    scaling: bool = False
+    """Whether to measure how our stream grows with threads, ranks, batch, image size and samples: some minutes."""
+    plain: bool = False
+    """Whether to time the plain trainer (benchmarks/peers/plain_torch.py) too."""
+    plain_images: int = 20_000
+    """Training images that the plain trainer sees in an epoch, at most (1 or more)."""
+    autotune: bool = False
+    """Let train.py's --autotune find the fastest layout, compilation and placement first."""
+    trace: str | None = None
+    """File for a trace of 20 training steps, for ui.perfetto.dev."""
+    batch_size: int = 0
+    """Samples of a training step; 0 takes the recipe's. The loaders' batches are of 128."""
+    loader_batch_size: int = 128
+    """Samples of a batch when loaders are compared (1 or more)."""
+    rounds: int = 3
+    """Turns of everything that is compared (1 or more)."""
+    seconds: float = 0.7
+    """What is timed of each turn, after its warm-up (above 0)."""
+    device: Device = "auto"
+    """auto takes the GPU where there is one."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How the training step is fed."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """How the training step is run."""
+    work: str = "runs/throughput"
+    """Folder for what peers read: the JPEGs as files, and their own formats; may be deleted afterwards."""
+    dry: bool = False
+    """Toy sizes: whether everything works here, not how fast."""
+    out: str = "benchmarks/results/throughput.json"
     """Where the record is written."""
-    batch_size: int = 128
-    """Samples of a batch."""
-    threads: int = 0
-    """Host threads; 0 means one a core."""
-    rounds: int = 7
-    """Rounds over all contenders (1 or more)."""
-    images: int = 16_000
-    """Images that each contender makes in a round (1 or more); an epoch is repeated or cut for it."""
-    prefetch: int = 2
-    """Batches made ahead."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.batch_size < 1 or self.images < 1 or self.threads < 0:
-            raise UserError("rounds, images and batch_size must be 1 or more, threads 0 or more")
+        for name in ("rounds", "plain_images", "loader_batch_size"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        check(self.batch_size >= 0, "batch_size", self.batch_size, "give 0 (the recipe's) or more")
+        check(self.seconds > 0, "seconds", self.seconds, "give more than 0")
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, measure, print, record."""
-    config = parse(
-        ThroughputConfig, argv, prog="python -m benchmarks.throughput", description=(__doc__ or "").split("\n")[0]
-    )
-    shards, threads = ShardSet(Path(config.shards)), config.threads or usable_cores()
-    config = replace(config, threads=threads)
-    lengths = [len(shards.jpeg(index)) for index in range(len(shards))]
-    record: dict[str, Any] = {
-        "what": "the loader alone: uint8 NHWC batches on the device, warm page cache",
-        **environment(),
-        "config": {name: value for name, value in asdict(config).items() if name not in ("shards", "out")},
-        "set": {"size": shards.size, "samples": len(shards), "mean_jpeg_bytes": round(float(np.mean(lengths)))},
-        "first_batch_s": {name: first_batch(config, name, loader) for name, loader in available_loaders().items()},
-    }
-    with ExitStack() as opened:
-        contenders = _contenders(config, shards, opened)
-        figures = _rounds(config, contenders)
-        record["images_per_s"] = figures
-        if torch.cuda.is_available():
-            record["parity"] = {
-                name: _difference(config, shards, name, loader) for name, loader in _loaders().items() if "gpu" in name
-            }
-    record |= {"planning": planning(config, figures), "meter": metering(config, figures)}
-    for name, figure in figures.items():
-        print(f"{name:40} {figure['median']:9,.0f} img/s ({figure['low']:,.0f} to {figure['high']:,.0f})", end="")
-        print(f"  ratio {figure['ratio']:.2f} ({figure['ratio_low']:.2f} to {figure['ratio_high']:.2f})", end="")
-        print(f"  {figure['cpu_us']:.0f} us of this process's CPU an image")
-    for name in ("first_batch_s", "planning", "meter", "parity"):
-        if name in record:
-            print(f"{name}: {record[name]}")
-    write_record(Path(config.out), record)
+    description = (__doc__ or "").split("\n")[0]
+    config = parse(ThroughputConfig, argv, prog="python -m benchmarks.throughput", description=description)
+    from benchmarks.record import write
+
+    found = record(config)
+    show(found)
+    write(found, Path(config.out))
 
 
-def _loaders() -> dict[str, LoaderConfig]:
-    """Everything that runs here: the placements, and the pixels kept in memory."""
-    loaders = {**available_loaders(), "host, cached in ram": LoaderConfig(placement="host", cache="ram")}
-    if torch.cuda.is_available():
-        loaders["host, to the gpu"] = LoaderConfig(placement="host")
-        loaders["dali-gpu, cached in ram"] = LoaderConfig(placement="dali-gpu", cache="ram")
-    return loaders
+def record(config: ThroughputConfig) -> "Record":
+    """All that was asked for, in an order in which nothing runs beside what is measured."""
+    import numpy as np
 
+    from benchmarks.comparison import compared
+    from benchmarks.contenders import ground
+    from benchmarks.costs import costs
+    from benchmarks.environment import environment
+    from benchmarks.peers.job import WORKLOADS
+    from benchmarks.record import Record
+    from benchmarks.scaling import sweeps
+    from benchmarks.work import model_work
+    from engine.distributed import joined_ranks
+    from loaders.shards import ShardSet
 
-def _contenders(config: ThroughputConfig, shards: ShardSet, opened: ExitStack) -> dict[str, Callable[[int], int]]:
-    """Name -> one pass of `config.images` images; its argument is the number of the round."""
+    begin, shards = time.perf_counter(), ShardSet(Path(config.shards))
     rows = np.flatnonzero(shards.fold >= 0)
-    contenders: dict[str, Callable[[int], int]] = {
-        _BARE: _bare(config, shards, rows),
-        _TO_BATCHES: _bare(config, shards, rows, to_batches=True),
-        "webdataset, Pillow, torch; flips": _reference(config, shards),
-    }
-    for name, loader_config in _loaders().items():
-        device = _device(name)
-        loader_config = replace(loader_config, threads=config.threads, prefetch=config.prefetch)
-        loader = opened.enter_context(open_loader(loader_config, shards, rows, device, threads=config.threads))
-        for workload, augment in _WORKLOADS.items():
-            contenders[f"{name}; {workload}"] = _ours(config, loader, rows, augment, device)
-    return contenders
-
-
-def _device(name: str) -> torch.device:
-    return torch.device("cuda", 0) if "gpu" in name else torch.device("cpu")
-
-
-def _bare(
-    config: ThroughputConfig, shards: ShardSet, rows: np.ndarray, *, to_batches: bool = False
-) -> Callable[[int], int]:
-    """Bytes in memory to pixels in one reused buffer a thread: nothing that a loader could do without.
-
-    `to_batches` adds the least that any loader must do besides: check each JPEG where it lies in its shard, and leave
-    the pixels in batches, in as many buffers as the host path has.
-    """
-    index = np.resize(rows, config.images)
-    jpegs = [] if to_batches else [bytes(jpeg) for jpeg in shards.jpegs(index)]
-    shape = (shards.size, shards.size, 3)
-    ring = empty_pictures(((config.prefetch + 2) * config.batch_size if to_batches else 1, *shape)).numpy()
-
-    def decode(start: int) -> None:
-        places = range(start, min(start + 32, config.images))
-        part = shards.jpegs(index[start : places.stop]) if to_batches else jpegs[start : places.stop]
-        own = empty_pictures(shape).numpy()
-        for place, jpeg in zip(places, part, strict=True):
-            simplejpeg.decode_jpeg(jpeg, buffer=ring[place % len(ring)] if to_batches else own)
-
-    def run(_: int) -> int:
-        with ThreadPoolExecutor(config.threads) as pool:
-            list(pool.map(decode, range(0, config.images, 32)))
-        return config.images
-
-    return run
-
-
-def _reference(config: ThroughputConfig, shards: ShardSet) -> Callable[[int], int]:
-    tars = [shards.folder / entry.file for entry in shards.manifest.shards if "train" in entry.file]
-    loader = reference_loader(tars, config.batch_size, workers=config.threads, seed=0)
-
-    def run(_: int) -> int:
-        seen = 0
-        while seen < config.images:  # whole epochs, so that no worker goes on beside the next contender
-            seen += sum(len(images) for images, _, _ in loader)
-        return seen
-
-    return run
-
-
-def _ours(
-    config: ThroughputConfig, loader: Loader, rows: np.ndarray, augment: AugmentConfig, device: torch.device
-) -> Callable[[int], int]:
-    renderer = loader.renderer(config.batch_size)
-
-    def run(number: int) -> int:
-        stream = _stream(config, loader, renderer, rows, augment, device, number)
-        seen = sum(len(batch.index) for batch in stream)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return seen
-
-    return run
-
-
-def _stream(
-    config: ThroughputConfig,
-    loader: Loader,
-    renderer: Any,
-    rows: np.ndarray,
-    augment: AugmentConfig,
-    device: torch.device,
-    seed: int,
-) -> Iterator[Batch]:
-    shards = loader.source.shards
-    partition = Partition(samples=len(rows), batch_size=config.batch_size)
-    epochs = range(-(-config.images // len(rows)) + 1)
-    requests = train_requests(rows, partition, augment, seed=seed, size=shards.size, epochs=epochs)
-    wanted = islice(requests, -(-config.images // config.batch_size))
-    return batches(shards, "clinical", renderer, wanted, device)
-
-
-def _rounds(config: ThroughputConfig, contenders: dict[str, Callable[[int], int]]) -> dict[str, dict[str, float]]:
-    for run in contenders.values():  # the first run of each pays for page cache and start-up
-        run(0)
-    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for number in range(1, config.rounds + 1):
-        turn = number % len(contenders)  # another one first each time, so that neighbours' traces spread
-        for name, run in [*contenders.items()][turn:] + [*contenders.items()][:turn]:
-            start, cpu = time.perf_counter(), _cpu_seconds()
-            images = run(number)
-            timed[name].append(((time.perf_counter() - start) / images, (_cpu_seconds() - cpu) / images))
-    bare = [seconds for seconds, _ in timed[_BARE]]
-    return {name: _figure(rounds, bare) for name, rounds in timed.items()}
-
-
-def _figure(rounds: Sequence[tuple[float, float]], bare: Sequence[float]) -> dict[str, float]:
-    """From seconds and CPU seconds an image of each round, and the bare decode's seconds."""
-    rates = [1 / seconds for seconds, _ in rounds]
-    ratios = [base / seconds for (seconds, _), base in zip(rounds, bare, strict=True)]
-    return {
-        "median": round(statistics.median(rates), 1),
-        "low": round(min(rates), 1),
-        "high": round(max(rates), 1),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_low": round(min(ratios), 3),
-        "ratio_high": round(max(ratios), 3),
-        "cpu_us": round(statistics.median(cpu for _, cpu in rounds) * 1e6, 1),
-    }
-
-
-def _cpu_seconds() -> float:
-    """CPU time of this process over all of its threads; worker processes of the reference are not in it."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def first_batch(config: ThroughputConfig, name: str, loader_config: LoaderConfig) -> float:
-    """Seconds from nothing but the folder's name to the first training batch; imports are done."""
-    device, start = _device(name), time.perf_counter()
-    shards = ShardSet(Path(config.shards))
-    rows = np.flatnonzero(shards.fold >= 0)
-    with open_loader(loader_config, shards, rows, device, threads=config.threads) as loader:
-        stream = _stream(config, loader, loader.renderer(config.batch_size), rows, AugmentConfig(), device, 0)
-        next(stream)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-        stream.close()  # type: ignore[attr-defined]
-    shards.close()
-    return round(seconds, 3)
-
-
-def planning(config: ThroughputConfig, figures: dict[str, dict[str, float]]) -> dict[str, float]:
-    """What order and parameters of an epoch of 1,000,000 samples cost, beside the steps that they are for."""
-    samples, together = 1_000_000, 2048
-    orders = [_seconds(lambda: permutation(samples, 0, 0)) for _ in range(3)]
-    index = permutation(samples, 0, 0)[:together]
-    draws = [_seconds(lambda: draw_params(AugmentConfig(), seed=0, epoch=0, index=index, size=256)) for _ in range(50)]
-    order = statistics.median(orders) / samples * config.batch_size
-    params = statistics.median(draws) / together * config.batch_size
-    return {
-        "order_us_a_step": round(order * 1e6, 1),
-        "params_us_a_step": round(params * 1e6, 1),
-        "share_of_a_step": round((order + params) / _step_seconds(config, figures), 5),
-    }
-
-
-def _step_seconds(config: ThroughputConfig, figures: dict[str, dict[str, float]]) -> float:
-    """The shortest step that anything here takes over decoded, fully augmented batches; training only adds to it."""
-    fastest = max(
-        one["median"] for name, one in figures.items() if name.endswith("; full augmentation") and "cached" not in name
+    lengths = [len(jpeg) for jpeg in shards.jpegs(rows[:: max(1, len(rows) // 1000)])]
+    parts: dict[str, Any] = {}
+    with joined_ranks(config.device) as ranks:
+        if config.training or config.trace:
+            parts["limits"], parts["training"] = _training(config, shards, ranks)
+        device, threads = ranks.device, config.loader.threads or usable_cores()
+    if config.peers != "off" or config.scaling:
+        say(f"preparing what peers read in {config.work}")
+        settings = {
+            "size": shards.size,
+            "device": device.type,
+            "batch_size": config.loader_batch_size,
+            "threads": threads,
+        }
+        place = ground(Path(config.shards), Path(config.work), **settings)
+        turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
+        if config.peers != "off":
+            workloads = WORKLOADS if config.workloads == "both" else ("full",)
+            parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
+        if config.scaling:
+            parts["scaling"] = sweeps(place, _sizes(config, threads), **turns)
+            parts["models"] = [model_work(name, 256) for name in _MODELS]
+    hidden = ("shards", "out", "work", "trace")
+    return Record(
+        **{**environment(), "cores": usable_cores()},
+        config={
+            one.name: value for one in fields(config) if one.name not in hidden for value in [asdict(config)[one.name]]
+        },
+        images=len(rows),
+        size=shards.size,
+        mean_jpeg_bytes=round(float(np.mean(lengths))),
+        costs=costs(config.loader_batch_size, device),
+        **parts,
+        seconds=round(time.perf_counter() - begin, 1),
+        peak_host_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     )
-    return config.batch_size / fastest
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limits, TrainingFigures]":
+    from benchmarks.comparison import thread_steps
+    from benchmarks.limits import limits
+    from benchmarks.trace import trace
+    from benchmarks.training import measured, plain, train_config
+    from engine.session import open_session
+    from engine.step import chosen_dtype
+    from engine.tune import tune
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"--shards={config.shards}", f"--device={config.device}"]
+        words += [f"--batch-size={config.batch_size}"] if config.batch_size else []
+        trained = train_config(words, config.backbone, Path(folder))
+        trained = replace(trained, speed=config.speed, loader=config.loader)
+        if config.autotune:
+            tune(trained, ranks)
+        say("measuring the machine's limits")
+        dtype = chosen_dtype(trained.precision, ranks.device)
+        found, reach = limits(shards, ranks.device, dtype, thread_steps(usable_cores()))
+        with open_session(trained, ranks) as session:
+            if config.trace:
+                trace(session, Path(config.trace))
+                print(f"trace: {config.trace} (open it in https://ui.perfetto.dev)")
+            say(f"measuring the training step of {config.backbone}")
+            figures = measured(session, ranks, reach, rounds=config.rounds, seconds=config.seconds)
+        if config.plain:
+            speed = plain(trained, Path(folder), epochs=2, images=config.plain_images)
+            figures = replace(figures, plain_images_per_s=speed)
+    return found, figures
 
 
-def metering(config: ThroughputConfig, figures: dict[str, dict[str, float]]) -> dict[str, float]:
-    """What the meter adds to a step: its clock readings, and what the stages of a batch add."""
-    steps, clock = 20_000, StageClock()
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def _sizes(config: ThroughputConfig, threads: int) -> "Sizes":
+    from benchmarks.comparison import thread_steps
+    from benchmarks.scaling import Sizes
 
-    def metered() -> None:
-        for _ in WaitMeter(device).over(range(steps)):
-            clock.batch(config.batch_size, 2)
-            for stage in ("read", "decode", "augment", "copy"):
-                for _ in range(4):  # tasks of a batch
-                    clock.add(stage, 0.0)
-            for _ in range(3 * config.batch_size):
-                time.perf_counter()
-
-    cost = _seconds(metered) / steps
-    return {"us_a_step": round(cost * 1e6, 2), "share_of_a_step": round(cost / _step_seconds(config, figures), 5)}
+    steps = thread_steps(2 * threads)
+    ranks = [one for one in steps if one <= threads]
+    if config.dry:
+        return Sizes(
+            threads=steps[:2], ranks=ranks[:2], batch=(2, 4), edge=(32, 48), edge_images=100, samples=(200, 400)
+        )
+    return Sizes(threads=steps, ranks=ranks)
 
 
-def _difference(config: ThroughputConfig, shards: ShardSet, name: str, loader: LoaderConfig) -> float:
-    """Mean absolute difference to the host path's pictures, of 255, over the first images of an epoch."""
-    rows, total, seen = np.flatnonzero(shards.fold >= 0)[:_PARITY_IMAGES], 0.0, 0
-    small = replace(config, images=len(rows), batch_size=64)
-    streams = []
-    with ExitStack() as opened:
-        for device, one in ((_device(name), loader), (torch.device("cpu"), LoaderConfig(placement="host"))):
-            source = opened.enter_context(open_loader(one, shards, rows, device, threads=config.threads))
-            streams.append(_stream(small, source, source.renderer(64), rows, AugmentConfig(), device, 0))
-        for ours, host in zip(*streams, strict=True):
-            total += float((ours.image.cpu().int() - host.image.int()).abs().float().mean())
-            seen += 1
-    return round(total / seen, 3)
+def say(line: str) -> None:
+    """Tell a waiting person what is going on."""
+    print(f"... {line}", flush=True)
+
+
+def show(found: "Record") -> None:
+    """The verdict, then the table of loaders."""
+    if found.training is not None:
+        for name, rate in found.training.images_per_s.items():
+            print(f"{name:10} {rate.words(int(rate.median < 100))} img/s")
+        one = found.training
+        print(f"saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) ", end="")
+        print(f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; control {one.noise:.3f}")
+        print(one.verdict)
+    if found.noise is not None:
+        print(
+            f"loaders, median (range) of {found.config['rounds']} rounds; differences under {found.noise:.0%} are ties"
+        )
+    for loader in sorted(found.loaders, key=lambda loader: (loader.workload, -_median(loader))):
+        print(f"{loader.workload:6} {loader.name:46} {_figures(loader)}")
+    for sweep in found.scaling:
+        print(f"{sweep.name}: {sweep.meaning} (r2 {sweep.r2:.3f})")
+
+
+def _median(loader: "LoaderFigures") -> float:
+    return loader.images_per_s.median if loader.images_per_s else 0.0
+
+
+def _figures(loader: "LoaderFigures") -> str:
+    if loader.images_per_s is None or loader.of_limit is None:
+        return f"no figures: {loader.failed}"
+    beside = "" if loader.of_ours is None else f"  {loader.of_ours.median:5.2f} of ours{' (tie)' if loader.tie else ''}"
+    return f"{loader.images_per_s.words():>26} img/s  {loader.of_limit.median:5.2f} of bare decoding{beside}"
 
 
 if __name__ == "__main__":

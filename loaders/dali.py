@@ -93,7 +93,7 @@ class DaliPipeline:
             while self._pending:
                 begin = time.perf_counter()
                 images = self._next_output()
-                self._source.clock.add("decode", time.perf_counter() - begin)
+                self._source.clock.add(decode=time.perf_counter() - begin)
                 request = self._pending.popleft()
                 # The dynamic executor leaves a buffer to whoever holds it, so the next run may begin at once.
                 self._pipeline.release_outputs()

@@ -71,7 +71,7 @@ class CpuDaliRenderer:
     def _handed_over(self, slot: Slot) -> torch.Tensor:
         begin = time.perf_counter()
         image = slot.on_device()
-        self._source.clock.add("copy", time.perf_counter() - begin)
+        self._source.clock.add(copy=time.perf_counter() - begin)
         return image
 
     def _draw(self, request: Request, decoded: Pixels, slot: Slot, places: range) -> None:
@@ -80,7 +80,7 @@ class CpuDaliRenderer:
         for place, change in zip(places, changes(request.params, places, decoded.shape[1]), strict=True):
             load(decoded[place], change, slot.pixels[place])
             finish(change, slot.pixels[place])
-        self._source.clock.add("augment", time.perf_counter() - begin)
+        self._source.clock.add(augment=time.perf_counter() - begin)
 
     def close(self) -> None:
         """End the threads and give DALI's buffers back; what `render` returned ends as well."""

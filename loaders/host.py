@@ -53,7 +53,7 @@ class HostRenderer:
                 clock.batch(len(request.index), ready)
                 begin = time.perf_counter()
                 image = slot.on_device()
-                clock.add("copy", time.perf_counter() - begin)
+                clock.add(copy=time.perf_counter() - begin)
                 yield request, image
         finally:  # an abandoned run must not go on writing into buffers that the next one fills
             wait([part for _, _, parts in pending for part in parts if not part.cancel()])
@@ -76,7 +76,7 @@ class HostRenderer:
         begin = tick()
         kept = source.cache is not None
         found: list[Any] = source.pictures(request, places) if kept else source.jpegs(request, places)
-        source.clock.add("read", tick() - begin)
+        read = tick() - begin
         decoded = augmented = 0.0
         for place, content, change in zip(
             places, found, changes(request.params, places, source.shards.size), strict=True
@@ -94,8 +94,7 @@ class HostRenderer:
             finish(change, out)
             decoded += opened - begin
             augmented += tick() - opened
-        source.clock.add("decode", decoded)
-        source.clock.add("augment", augmented)
+        source.clock.add(read=read, decode=decoded, augment=augmented)
 
 
 class Slot:

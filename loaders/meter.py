@@ -30,10 +30,11 @@ class StageClock:
         self.ready = 0
         self.asked = 0
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add the time that one thread spent in a stage."""
+    def add(self, **seconds: float) -> None:
+        """Add the time that this thread has just spent in the named stages."""
         with self._lock:
-            self.seconds[stage] += seconds
+            for stage, spent in seconds.items():
+                self.seconds[stage] += spent
 
     def batch(self, images: int, ready: int) -> None:
         """Count a batch of so many images that was handed over when `ready` batches, itself included, were made."""
@@ -92,14 +93,15 @@ class LoadReport:
         stage = max(self.stage_us, key=lambda name: self.stage_us[name])
         return (
             f"data bounds this run: {wait}; most of an image's {sum(self.stage_us.values()):.0f} us of host threads is "
-            f"{stage} ({self.stage_us[stage]:.0f} us): {_remedy(stage, placement, cache, on_gpu)}"
+            f"{stage} ({self.stage_us[stage]:.0f} us): {remedy(stage, placement, cache, on_gpu)}"
         )
 
 
 _KEEPS_UP = 0.05
 
 
-def _remedy(stage: str, placement: str, cache: str, on_gpu: bool) -> str:
+def remedy(stage: str, placement: str, cache: str, on_gpu: bool) -> str:
+    """What to change where `stage` (of STAGES) takes most of a loader's time."""
     if stage == "copy" and cache == "ram" and placement == "dali-gpu":
         return "keep the pixels on the GPU with --loader.cache gpu where they fit"
     if stage == "read" and cache == "none":

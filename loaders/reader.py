@@ -43,7 +43,7 @@ class Reader:
         begin = time.perf_counter()
         self._source.settle(request, places)
         pictures = self._source.cache.pictures(request.index)
-        self._source.clock.add("copy", time.perf_counter() - begin)
+        self._source.clock.add(copy=time.perf_counter() - begin)
         return pictures
 
     def close(self) -> None:
@@ -69,5 +69,5 @@ class Reader:
     def _read(self, request: Request, places: range) -> list[Pixels]:
         begin = time.perf_counter()
         jpegs = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in self._source.jpegs(request, places)]
-        self._source.clock.add("read", time.perf_counter() - begin)
+        self._source.clock.add(read=time.perf_counter() - begin)
         return jpegs

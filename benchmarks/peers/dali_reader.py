@@ -12,7 +12,6 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = "pixels and target; shuffled in a reservoir of 1,000; no stand-in for a damaged JPEG, no checksums"
-WORKLOADS = ("flips", "full")
 
 
 @pipeline_def

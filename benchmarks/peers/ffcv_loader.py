@@ -14,8 +14,9 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-CONTRACT = "pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: full augments with OpenCV"
-WORKLOADS = ("flips", "full")
+CONTRACT = (
+    "pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: full augments with OpenCV"
+)
 _QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
 
 
@@ -41,6 +42,7 @@ class Augment(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [b, H, W, 3] -> the same, augmented in place."""
+
         def augment(image: Any) -> None:
             image[...] = pixels.full(image)
 

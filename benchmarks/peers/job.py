@@ -1,9 +1,8 @@
-"""What a loader is asked for when it is measured, and what it must hand over. Standard library only: every peer reads it.
+"""What a loader is asked for when it is measured, and what it must hand over. Standard library only, for every peer.
 
 An adapter is a module of this folder with
 
-    CONTRACT                 what its batches hold besides uint8 pictures, and what its augmentation leaves out, in words
-    WORKLOADS                the workloads that it can do, of `WORKLOADS` below
+    CONTRACT                 what its batches hold besides uint8 pictures, what its work leaves out, in words
     prepare(job)             optional: write the images in the peer's own format under job.folder, once
     epochs(job)              endless: epochs of (images uint8 [b, size, size, 3], targets [b]), in a new order each
 """
@@ -64,7 +63,6 @@ class Adapter(Protocol):
     """What a module of this folder looks like from outside."""
 
     CONTRACT: str
-    WORKLOADS: tuple[str, ...]
 
     def epochs(self, job: Job) -> Epochs:
         """Epoch after epoch of batches."""

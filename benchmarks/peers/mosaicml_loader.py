@@ -11,7 +11,6 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
-WORKLOADS = ("flips", "full")
 
 
 class Lesions(StreamingDataset):  # type: ignore[misc]

@@ -17,7 +17,6 @@ from loaders.shards import ShardSet
 from loaders.stream import batches, train_requests
 
 CONTRACT = "pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified"
-WORKLOADS = ("flips", "full")
 _ONLY_FLIPS = AugmentConfig(
     quarter_turn=0.0,
     shift_scale_rotate=0.0,
@@ -37,13 +36,13 @@ def epochs(job: Job) -> Epochs:
     with ExitStack() as opened:
         shards = ShardSet(Path(job.shards))
         rows = np.flatnonzero(shards.fold >= 0)
-        partition = Partition(samples=len(rows), batch_size=job.batch_size * world_size, rank=rank, world_size=world_size)
+        partition = Partition(
+            samples=len(rows), batch_size=job.batch_size * world_size, rank=rank, world_size=world_size
+        )
         config = LoaderConfig(threads=job.threads, **options)
         loader = opened.enter_context(open_loader(config, shards, rows, device, threads=job.threads))
         augment = _ONLY_FLIPS if job.workload == "flips" else AugmentConfig()
-        requests = train_requests(
-            rows, partition, augment, seed=job.seed, size=shards.size, epochs=range(_EPOCHS)
-        )
+        requests = train_requests(rows, partition, augment, seed=job.seed, size=shards.size, epochs=range(_EPOCHS))
         stream = batches(shards, "clinical", loader.renderer(job.batch_size), requests, device)
         for _, epoch in groupby(stream, key=lambda batch: batch.epoch):
             yield _pairs(epoch)

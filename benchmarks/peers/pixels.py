@@ -1,4 +1,4 @@
-"""Decoding and augmentation as a careful engineer writes them with simplejpeg and OpenCV, for the peers that bring none."""
+"""Decoding and augmentation as one writes them with simplejpeg and OpenCV, for the peers that bring none."""
 
 import random
 from collections.abc import Callable

@@ -12,7 +12,6 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
-WORKLOADS = ("flips", "full")
 
 
 def epochs(job: Job) -> Epochs:

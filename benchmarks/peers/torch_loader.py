@@ -15,7 +15,6 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = "pixels and target; no meta vector, no checksums; order and augmentation not repeatable across worker counts"
-WORKLOADS = ("flips", "full")
 
 
 class Files(Dataset[Any]):

@@ -16,7 +16,6 @@ from loaders.pixels import empty_pictures
 from loaders.shards import ShardSet
 
 CONTRACT = "no batches: pixels are thrown away"
-WORKLOADS = ("flips",)
 _TOGETHER = 32
 
 

@@ -13,7 +13,6 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = "pixels, meta vector and target; shuffled in a reservoir of 1,000; no checksums"
-WORKLOADS = ("flips", "full")
 
 
 class Sample:

@@ -1,9 +1,10 @@
 """One loader in a process of its own: every order on its standard input is answered with one line of JSON.
 
-    python -m benchmarks.peers.worker ADAPTER JOB
+    python -m benchmarks.peers.worker ADAPTER JOB [prepare]
 
-The first line says that it is ready: seconds to the first batch, what it holds. The order "SECONDS" consumes the stream
-for that long and gives what was seen. benchmarks/process.py is the other end. Runs in every peer's own environment.
+The first line says that all is imported. The order "open" gives the seconds to the first batch and what it holds; the
+order "SECONDS" consumes the stream for that long and gives what was seen. With prepare it only writes the peer's own
+format. benchmarks/process.py is the other end. Runs in every peer's own environment.
 """
 
 import importlib
@@ -17,18 +18,24 @@ from typing import Any
 from benchmarks.peers.job import Job
 
 MARGIN = 5
-"""Batches left out at the beginning of a turn and on both sides of an epoch's end: more than any peer has on the way."""
+"""Batches left out at a turn's beginning and on both sides of an epoch's end: more than any peer has on the way."""
 _FEWEST = 4  # steady batches of a turn, however slow
 
 
 def main() -> None:
-    """Open the adapter's stream, then serve."""
+    """Write the peer's format; or open the adapter's stream and serve."""
     from models.torchvision_stub import define_missing_operators
 
     define_missing_operators()
     answers = os.fdopen(os.dup(1), "w")  # libraries print; only answers go where the other end reads
     os.dup2(2, 1)
     adapter, job = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}"), Job(**json.loads(sys.argv[2]))
+    if sys.argv[3:] == ["prepare"]:
+        job.own.mkdir(parents=True, exist_ok=True)
+        getattr(adapter, "prepare", lambda _: None)(job)
+        return
+    _answer(answers, {"imported": True})
+    sys.stdin.readline()
     begin = time.perf_counter()
     stream = Stream(adapter.epochs(job), job)
     images = stream.next()
@@ -91,7 +98,8 @@ class Stream:
 
             torch.cuda.synchronize()
             moments[-1] = time.perf_counter()
-        return {**steady(moments, counts, starts), "epoch_waits_s": [moments[one] - moments[one - 1] for one in starts]}
+        waits = [moments[one] - moments[one - 1] for one in starts]
+        return {**steady(moments, counts, starts), "consumed": sum(counts), "epoch_waits_s": waits}
 
 
 def steady(moments: list[float], counts: list[int], starts: list[int]) -> dict[str, float]:
@@ -100,7 +108,9 @@ def steady(moments: list[float], counts: list[int], starts: list[int]) -> dict[s
     moments[i] is when batch i came, holding counts[i] images; moments[0] is the beginning, starts the first batches of
     epochs. Where an epoch is too short to have such batches, all but the turn's first MARGIN count, waits included.
     """
-    kept = [one for one in range(MARGIN + 1, len(moments)) if all(not -MARGIN <= one - start <= MARGIN for start in starts)]
+    kept = [
+        one for one in range(MARGIN + 1, len(moments)) if all(not -MARGIN <= one - start <= MARGIN for start in starts)
+    ]
     kept = kept if len(kept) >= _FEWEST else [*range(MARGIN + 1, len(moments))]
     return {"images": sum(counts[one] for one in kept), "seconds": sum(moments[one] - moments[one - 1] for one in kept)}
 

@@ -35,10 +35,10 @@ def test_time_in_the_iterator_is_waiting_and_time_between_is_work(monkeypatch: p
 
 def test_stages_are_added_up_over_threads_and_told_apart_by_stretch() -> None:
     clock = StageClock()
-    clock.add("read", 1.0)
+    clock.add(read=1.0)
     clock.batch(10, 1)
     before = clock.copy()
-    threads = [threading.Thread(target=clock.add, args=("decode", 0.5)) for _ in range(8)]
+    threads = [threading.Thread(target=clock.add, kwargs={"decode": 0.5}) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

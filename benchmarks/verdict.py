@@ -1,0 +1,66 @@
+"""From rates to words: what bounds a training run, and which setting to change."""
+
+from dataclasses import dataclass
+
+from loaders.meter import remedy
+
+_NOTABLE = 0.03  # a loss that is worth a word, where the control is quieter still
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fed:
+    """Images/s (medians) of the training step and of its loader.
+
+    loader: the stream alone; resident: the step on one batch; replayed: on kept batches; real: both together;
+    saturation: real / replayed, the median of the rounds'; noise: the A/A control; stage_us: the loader's microseconds
+    of host threads an image, by stage.
+    """
+
+    loader: float
+    resident: float
+    replayed: float
+    real: float
+    saturation: float
+    noise: float
+    stage_us: dict[str, float]
+    placement: str
+    cache: str
+    on_gpu: bool
+
+
+def verdict(fed: Fed) -> tuple[str, str]:
+    """What bounds the run: step, loader or sharing; and the same as a sentence with the remedy.
+
+    loader: it cannot make as many images alone as the step could take; sharing: it can, but not beside the step, with
+    which it shares cores and memory.
+    """
+    tolerance = max(fed.noise, _NOTABLE)
+    figures = f"{_rate(fed.real)} img/s, and {_rate(fed.replayed)} without a loader (saturation {fed.saturation:.2f})"
+    if fed.saturation >= 1 - tolerance:
+        lost = fed.saturation < 1 - _NOTABLE
+        tie = f", a tie: the same step twice differed by up to {fed.noise:.0%}" if lost else ""
+        return "step", (
+            f"The training step bounds this run: {figures}{tie}. Data keeps up (alone the loader makes "
+            f"{_rate(fed.loader)} img/s). To go faster: --autotune, larger batches, a smaller backbone or size"
+            + _replay_words(fed, tolerance)
+        )
+    busiest = max(fed.stage_us, key=lambda name: fed.stage_us[name])
+    change = remedy(busiest, fed.placement, fed.cache, fed.on_gpu)
+    cost = f"most of an image's {sum(fed.stage_us.values()):.0f} us of host threads is {busiest}"
+    if fed.loader < fed.replayed * (1 + tolerance):
+        return "loader", (
+            f"The loader bounds this run: {figures}; alone it makes {_rate(fed.loader)} img/s, and {cost}: {change}"
+        )
+    return "sharing", (
+        f"Loader and step share this machine: {figures}, although the loader alone makes {_rate(fed.loader)} img/s; "
+        f"{cost}: {change}"
+    )
+
+
+def _replay_words(fed: Fed, tolerance: float) -> str:
+    lost = 1 - fed.replayed / fed.resident
+    return f". Reading other batches than one in a cache costs the step {lost:.0%}" if lost > tolerance else ""
+
+
+def _rate(images: float) -> str:
+    return f"{images:,.0f}" if images >= 100 else f"{images:.1f}"
