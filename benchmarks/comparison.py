@@ -1,61 +1,64 @@
 """The loaders side by side: every one in turn, each workload, as multiples of bare decoding and of ours."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from typing import Literal
 
-from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, Ground, ours
+from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, Ground, Peers, ours
 from benchmarks.process import LoaderProcess, Turn
 from benchmarks.record import LoaderFigures
 from benchmarks.turns import in_turns, is_tie, noise, ratio, spread
 from configs.errors import UserError
 
-Peers = Literal["none", "quick", "all"]
-Case = tuple[str, str]  # name, workload
-LIMIT = "limit"
-
 
 @dataclass(kw_only=True)
 class Seen:
-    """A running contender and what its turns gave."""
+    """A contender on one workload, and what its turns gave; `failed` says why it takes no more turns."""
 
-    process: LoaderProcess
-    disk_mib: float
+    contender: Contender
     threads: int
+    disk_mib: float = 0.0
+    process: LoaderProcess | None = None
+    failed: str = ""
     turns: list[Turn] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+
+    @property
+    def rates(self) -> list[float]:
+        """Images/s, a figure for each turn."""
+        return [turn.images / turn.seconds for turn in self.turns]
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Take a step unless one failed before; only what all others are compared with may not fail."""
+        if self.failed:
+            return
+        try:
+            step()
+        except UserError as error:
+            if self.contender.kind == "limit" or self.contender.name in (OURS, AGAIN):
+                raise
+            self.failed = str(error)
 
 
 def compared(
     place: Ground, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
 ) -> tuple[list[LoaderFigures], float]:
-    """Figures of every contender and workload, and the A/A control over all workloads."""
-    failed: dict[Case, str] = {}
-    cases = {(one.name, workload): one for one, workload in _cases(place, peers, workloads)}
-    disk = _prepared(place, cases, failed, say)
-    with ExitStack() as opened:
-        say(f"starting {len(cases) - len(failed)} loaders")
-        seen = {
-            (name, workload): _started(place, one, workload, disk.get((name, workload), 0.0), opened)
-            for (name, workload), one in cases.items()
-            if (name, workload) not in failed
-        }
-        for step in (LoaderProcess.imported, LoaderProcess.open):  # imports share the cores, openings do not
-            for case, one in seen.items():
-                _try(case, failed, partial(step, one.process))
-        say(f"{len(seen) - len(failed)} loaders take turns, {rounds} rounds")
-        in_turns({case: partial(_turn, case, one, failed, seconds) for case, one in seen.items()}, rounds)
-    limit = _limit(place.threads), LIMIT
-    rates = {
-        case: [turn.images / turn.seconds for turn in one.turns] for case, one in seen.items() if case not in failed
-    }
-    control = max(noise(rates[OURS, workload], rates[AGAIN, workload]) for workload in workloads)
-    made = [_figures(case, seen[case], rates, limit, control) for case in rates]
-    missing = [LoaderFigures(name=name, workload=workload, failed=why) for (name, workload), why in failed.items()]
-    return made + missing, control
+    """Figures of every contender on each workload, and the A/A control over all workloads.
+
+    One workload after the other: memory must hold all that take turns.
+    """
+    found: list[LoaderFigures] = []
+    controls: list[float] = []
+    seen: dict[str, list[Seen]] = {}
+    for workload in workloads:
+        seen[workload] = _take_turns(place, peers, workload, rounds, seconds, say)
+        by_name = {one.contender.name: one for one in seen[workload]}
+        controls.append(noise(by_name[OURS].rates, by_name[AGAIN].rates))
+    for workload, some in seen.items():
+        found += [_figures(one, workload, some, max(controls)) for one in some]
+    return found, max(controls)
 
 
 def thread_steps(most: int) -> list[int]:
@@ -63,80 +66,83 @@ def thread_steps(most: int) -> list[int]:
     return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
 
 
-def _limit(threads: int) -> str:
-    return f"libjpeg-turbo alone, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _cases(place: Ground, peers: Peers, workloads: tuple[str, ...]) -> Iterator[tuple[Contender, str]]:
-    for threads in thread_steps(place.threads):
-        yield Contender(name=_limit(threads), adapter="turbojpeg", threads=threads), LIMIT
+def _contenders(place: Ground, peers: Peers) -> list[Contender]:
+    """Bare decoding on all threads comes last of the limits: it is what the others are compared with."""
+    limits = [
+        Contender(name=f"libjpeg-turbo alone, threads: {threads}", adapter="turbojpeg", kind="limit", threads=threads)
+        for threads in thread_steps(place.threads)
+    ]
     chosen = [one for one in PEERS if peers == "all" or (peers == "quick" and one.quick)]
-    for workload in workloads:
-        for one in [*ours(place.device, peers), *chosen]:
-            yield one, workload
+    return [*limits, *ours(place.device, peers), *chosen]
 
 
-def _prepared(
-    place: Ground, cases: dict[Case, Contender], failed: dict[Case, str], say: Callable[[str], None]
-) -> dict[Case, float]:
-    """MiB on disk of each that could be prepared."""
-    found: dict[Case, float] = {}
-    for case, one in cases.items():
-        if case[1] != LIMIT:
-            say(f"preparing {one.name}, {case[1]}")
-            try:
-                found[case] = place.prepare(one)
-            except UserError as error:
-                failed[case] = str(error)
-    return found
+def _take_turns(
+    place: Ground, peers: Peers, workload: str, rounds: int, seconds: float, say: Callable[[str], None]
+) -> list[Seen]:
+    seen = [Seen(contender=one, threads=one.threads or place.threads) for one in _contenders(place, peers)]
+    for one in seen:
+        one.attempt(partial(_prepare, place, one))
+    say(f"starting {sum(not one.failed for one in seen)} loaders: {workload}")
+    with ExitStack() as opened:
+        for one in seen:
+            one.attempt(partial(_start, place, one, workload, opened))
+        for step in (LoaderProcess.imported, LoaderProcess.open):  # imports share the cores, openings do not
+            for one in seen:
+                one.attempt(partial(_call, one, step))
+        say(f"{sum(not one.failed for one in seen)} loaders take turns, {rounds} rounds")
+        in_turns({one.contender.name: partial(_turn, one, seconds) for one in seen}, rounds)
+    return seen
 
 
-def _started(place: Ground, one: Contender, workload: str, disk: float, opened: ExitStack) -> Seen:
-    threads = one.threads or place.threads
-    job = place.job(one, "flips" if workload == LIMIT else workload, threads=threads)
-    log = place.work / "logs" / f"{one.name}, {workload}.log"
-    process = opened.enter_context(closing(LoaderProcess(one.adapter, job, python=one.python(), log=log)))
-    return Seen(process=process, disk_mib=disk, threads=threads)
+def _prepare(place: Ground, one: Seen) -> None:
+    one.disk_mib = place.prepare(one.contender)
 
 
-def _try(case: Case, failed: dict[Case, str], step: Callable[[], None]) -> None:
-    """Take a step of a contender that has not failed yet; only what all others are compared with may not fail."""
-    if case in failed:
-        return
-    try:
-        step()
-    except UserError as error:
-        if case[0] in (OURS, AGAIN) or case[1] == LIMIT:
-            raise
-        failed[case] = str(error)
+def _start(place: Ground, one: Seen, workload: str, opened: ExitStack) -> None:
+    contender = one.contender
+    job = place.job(contender, workload, threads=one.threads)
+    log = place.work / "logs" / f"{contender.name}, {workload}.log"
+    one.process = opened.enter_context(
+        closing(LoaderProcess(contender.adapter, job, python=contender.python(), log=log))
+    )
 
 
-def _turn(case: Case, one: Seen, failed: dict[Case, str], seconds: float) -> float:
+def _call(one: Seen, step: Callable[[LoaderProcess], None]) -> None:
+    assert one.process is not None
+    step(one.process)
+
+
+def _turn(one: Seen, seconds: float) -> float:
     def turn() -> None:
+        assert one.process is not None
         one.turns.append(one.process.turn(seconds))
         one.memory.append(one.process.memory_mib or 0.0)
 
-    _try(case, failed, turn)
+    one.attempt(turn)
     return 0.0
 
 
-def _figures(case: Case, one: Seen, rates: dict[Case, list[float]], limit: Case, control: float) -> LoaderFigures:
-    name, workload = case
-    beside = None if workload == LIMIT else ratio(rates[case], rates[OURS, workload])
+def _figures(one: Seen, workload: str, some: list[Seen], control: float) -> LoaderFigures:
+    contender, process = one.contender, one.process
+    if one.failed or process is None:
+        return LoaderFigures(name=contender.name, kind=contender.kind, workload=workload, failed=one.failed)
+    limit = next(one for one in reversed(some) if one.contender.kind == "limit")
+    default = next(one for one in some if one.contender.name == OURS)
+    beside = None if contender.kind == "limit" else ratio(one.rates, default.rates)
     waits = [wait for turn in one.turns for wait in turn.epoch_waits_s]
-    cpu = [turn.cpu_seconds / turn.consumed for turn in one.turns]
     return LoaderFigures(
-        name=name,
+        name=contender.name,
+        kind=contender.kind,
         workload=workload,
-        contract=one.process.contract,
+        contract=process.contract,
         threads=one.threads,
-        images_per_s=spread(rates[case]),
-        of_limit=ratio(rates[case], rates[limit]),
+        images_per_s=spread(one.rates),
+        of_limit=ratio(one.rates, limit.rates),
         of_ours=beside,
-        tie=beside is not None and name != OURS and is_tie(beside, control),
-        first_batch_s=round(one.process.first_batch_s, 3),
+        tie=beside is not None and contender.name != OURS and is_tie(beside, control),
+        first_batch_s=round(process.first_batch_s, 3),
         epoch_wait_ms=round(median(waits) * 1e3, 1) if waits else None,
-        cpu_us=round(median(cpu) * 1e6, 1),
+        cpu_us=round(median(turn.cpu_seconds / turn.consumed for turn in one.turns) * 1e6, 1),
         memory_mib=max(one.memory) or None,
         disk_mib=one.disk_mib or None,
     )

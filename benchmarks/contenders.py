@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from benchmarks.peers.job import WORKLOADS, Job
 from benchmarks.process import ROOT
+from benchmarks.record import Kind
 from benchmarks.trainer import export
 from configs.errors import UserError
 from loaders.placement import chosen_placement
@@ -18,6 +19,7 @@ from prep.manifest import MANIFEST
 OURS = "ours"
 AGAIN = "ours, measured again"
 _PREPARED = "prepared"
+Peers = Literal["none", "quick", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class Contender:
 
     name: str
     adapter: str
+    kind: Kind = "peer"
+    """limit: bare decoding; ours; or peer."""
     environment: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     writes: bool = False
@@ -62,14 +66,14 @@ PEERS = (
     ),
     Contender(name="DALI, its own reader", adapter="dali_reader"),
     Contender(name="FFCV, JPEG", adapter="ffcv_loader", environment="ffcv", options={"variant": "jpg"}, writes=True),
-    Contender(name="FFCV, raw pixels", adapter="ffcv_loader", environment="ffcv", options={"variant": "raw"}, writes=True),
+    Contender(name="FFCV, raw", adapter="ffcv_loader", environment="ffcv", options={"variant": "raw"}, writes=True),
     Contender(name="litdata", adapter="litdata_loader", environment="litdata", writes=True),
     Contender(name="mosaicml-streaming", adapter="mosaicml_loader", environment="mosaicml", writes=True),
     Contender(name="SPDL", adapter="spdl_loader", environment="spdl"),
 )  # fmt: skip
 
 
-def ours(device: str, peers: Literal["none", "quick", "all"]) -> list[Contender]:
+def ours(device: str, peers: Peers) -> list[Contender]:
     """Our default on this machine, twice, and with all peers our other placements and tiers too."""
     import torch
 
@@ -77,7 +81,7 @@ def ours(device: str, peers: Literal["none", "quick", "all"]) -> list[Contender]
 
     place = chosen_placement(LoaderConfig(), torch.device(device))[0]
     default = {"placement": place}
-    found = [Contender(name=name, adapter="ours", options=default, quick=True) for name in (OURS, AGAIN)]
+    found = [Contender(name=name, adapter="ours", kind="ours", options=default) for name in (OURS, AGAIN)]
     others: dict[str, dict[str, Any]] = {"dali-cpu": {"placement": "dali-cpu"}}
     if place == "dali-gpu":
         others = {
@@ -87,7 +91,7 @@ def ours(device: str, peers: Literal["none", "quick", "all"]) -> list[Contender]
         }
     others["pixels kept in RAM"] = {**default, "cache": "ram"}
     return found + [
-        Contender(name=f"ours, {name}", adapter="ours", options=options)
+        Contender(name=f"ours, {name}", adapter="ours", kind="ours", options=options)
         for name, options in others.items()
         if peers == "all"
     ]

@@ -6,8 +6,7 @@ python -m benchmarks.demo
 import json
 import shutil
 
-from benchmarks.environment import environment, write_record
-from benchmarks.readme import RESULTS
+from benchmarks.environment import RESULTS, environment, write_record
 from report.demo import OUT, ROOT, main
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from configs.machine import usable_cores
 from engine.records import versions
 
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Where records are kept."""
+
 
 def environment() -> dict[str, Any]:
     """Date, device and versions."""

@@ -1,49 +1,74 @@
 #!/usr/bin/env bash
-# Everything that only a CUDA machine can tell, in one command; about half an hour.
+# Everything that only a CUDA machine can tell, in one command.
 #
-#   bash benchmarks/gpu_qualify.sh OUT [SHARDS]
+#   bash benchmarks/gpu_qualify.sh OUT [SHARDS] [--dry]
 #
-# Runs the gpu tests, measures the loader alone (every placement and tier) and, for each of the four backbones, what the
-# trainer reaches on real, replayed and resident batches, beside the plain trainer. Records and logs lie in OUT. Cut off,
-# it goes on with what has not passed yet. Without SHARDS it makes 20,000 synthetic images of 256 px first.
+# The gpu tests; the training step of the four backbones, and whether it waits for data; every loader placement beside
+# what peers are installed; a trace; a full-size epoch; the fastest way to run the step; a whole fold. Without SHARDS it
+# makes 58,457 synthetic images of 256 px first. A call takes at most BUDGET seconds (540): what does not fit is left
+# for the next call, which goes on where this one ended. Records and logs lie in OUT; steps.tsv has every step's seconds.
+# --dry runs every step at toy size, on whatever there is. Nothing is installed or fetched.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: gpu_qualify.sh OUT [SHARDS]}
-shards=${2:-}
+out="" shards="" dry=false
+for word in "$@"; do
+  if [ "$word" = --dry ]; then dry=true; elif [ -z "$out" ]; then out=$word; else shards=$word; fi
+done
+[ -n "$out" ] || { echo "usage: gpu_qualify.sh OUT [SHARDS] [--dry]" >&2; exit 2; }
+budget=${BUDGET:-540}
 python=${PYTHON:-python3}
 mkdir -p "$out"
-failed=0
-step() { # NAME COMMAND...: runs it, keeps its log, goes on after a failure, so that one fault does not hide the rest
-  local name=$1 start=$SECONDS
-  shift
-  [ -e "$out/$name.passed" ] && return
-  if "$@" >"$out/$name.log" 2>&1; then verdict=passed && touch "$out/$name.passed"; else verdict="FAILED (exit $?)" && failed=1; fi
-  echo "$name: $verdict in $((SECONDS - start)) s"
-  tail -n 12 "$out/$name.log"
-}
-"$python" -c 'import torch; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(), torch.__version__)' 2>/dev/null ||
-  { echo "error: torch sees no GPU here" >&2; exit 2; }
-if [ -z "$shards" ]; then
-  work=${TMPDIR:-/tmp}/gpu_qualify_data
-  shards=$work/shards
-  if [ ! -e "$shards/manifest.json" ]; then
-    rm -f "$out"/synthetic.passed "$out"/shard.passed
-    step synthetic "$python" prep/synthetic.py --out "$work/data" --train 18000 --test 2000 --size 256
-    step shard "$python" prep/shard.py --isic2020 "$work/data/2020" --isic2019 "$work/data/2019" --out "$shards"
-  fi
+for module in torch timm nvidia.dali cv2 simplejpeg webdataset jsonargparse pandas pyarrow sklearn tensorboard pytest hypothesis; do
+  "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" 2>/dev/null ||
+    { echo "error: $python has no $module: install it, or name another interpreter with PYTHON=..." >&2; exit 2; }
+done
+if ! $dry; then
+  "$python" -c 'import torch; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(), torch.__version__)' 2>/dev/null ||
+    { echo "error: torch sees no GPU here (--dry runs every step at toy size without one)" >&2; exit 2; }
 fi
-step tests "$python" -m pytest -m gpu tests/engine tests/loaders tests/test_train_infer.py
-for backbone in efficientnet_b1 resnest50 efficientnet_b3 efficientnet_b4; do
-  step "saturation_$backbone" "$python" -m benchmarks.saturation --shards "$shards" --backbone "$backbone" \
-    --autotune true --plain true --out "$out/saturation_$backbone.json"
+failed=0 left=""
+step() { # NAME EXPECTED COMMAND...: runs it once, keeps its log and its time, and goes on after a failure
+  local name=$1 expected=$2 start=$SECONDS verdict
+  shift 2
+  [ -e "$out/$name.passed" ] && return
+  if ! $dry && [ $((SECONDS + expected)) -gt "$budget" ]; then left="$left $name"; return; fi
+  timeout --signal=KILL $((budget > SECONDS ? budget - SECONDS : 1)) "$@" >>"$out/$name.log" 2>&1
+  case $? in
+    0) verdict=passed && touch "$out/$name.passed" ;;
+    137) verdict="cut off" && left="$left $name" ;;
+    *) verdict=FAILED && failed=1 ;;
+  esac
+  printf '%s\t%s\t%s\n' "$name" "$verdict" $((SECONDS - start)) | tee -a "$out/steps.tsv"
+  [ "$verdict" = FAILED ] && tail -n 12 "$out/$name.log"
+  return 0
+}
+if $dry; then
+  images=150 size=64 backbones="tiny test_resnet.r160_in1k" first=tiny epochs=1 fold=2
+  measure=(--rounds 1 --seconds 0.05 --batch-size 8) loaders=(--rounds 1 --seconds 0.05 --peers none --loader-batch-size 8)
+  ways=(--speed.compile off) recipe=(--batch-size 16 --device cpu)
+else
+  images=58457 size=256 backbones="efficientnet_b1 resnest50 efficientnet_b3 efficientnet_b4" first=efficientnet_b1 epochs=1 fold=15
+  measure=(--rounds 3 --seconds 1.5) loaders=(--rounds 3 --seconds 1 --peers all --workloads both)
+  ways=() recipe=()
+fi
+work=${WORK:-$out/work}
+if [ -z "$shards" ]; then
+  shards=$work/shards
+  [ -e "$shards/manifest.json" ] || rm -f "$out"/synthetic.passed "$out"/shard.passed
+  step synthetic 60 "$python" prep/synthetic.py --out "$work/data" --train $images --test 100 --size $size
+  step shard 60 "$python" prep/shard.py --isic2020 "$work/data/2020" --isic2019 "$work/data/2019" --out "$shards" --size $size
+fi
+step tests 60 "$python" -m pytest -m gpu tests/engine tests/loaders tests/test_train_infer.py
+throughput=("$python" -m benchmarks.throughput --shards "$shards" --work "$work/peers")
+for backbone in $backbones; do
+  step "step_$backbone" 25 "${throughput[@]}" --backbone "$backbone" --peers off "${measure[@]}" --out "$out/throughput_$backbone.json"
 done
-step loader "$python" -m benchmarks.throughput --shards "$shards" --out "$out/loader_gpu.json" --rounds 5
-step loader_large_batch "$python" -m benchmarks.throughput --shards "$shards" --batch-size 512 --prefetch 3 \
-  --out "$out/loader_gpu_512.json" --rounds 3
-for cache in none gpu; do
-  step "train_$cache" "$python" train.py --shards "$shards" --backbone efficientnet_b1 --weights none --epochs 2 \
-    --out "$out/runs_$cache" --loader.cache "$cache"
-  [ -d "$out/runs_$cache" ] && cp "$out/runs_$cache"/*/fold0/metrics.jsonl "$out/train_$cache.jsonl" && rm -rf "$out/runs_$cache"
-done
-step picture "$python" -m loaders.show "$shards" --out "$out/grid.png"
+step loaders 90 "${throughput[@]}" --training false "${loaders[@]}" --out "$out/throughput_loaders.json"
+step trace 20 "${throughput[@]}" --backbone $first --peers off "${measure[@]}" --trace "$out/trace.json.gz" --out "$work/trace.json"
+train=("$python" train.py --shards "$shards" --backbone $first --weights none --patience 0 "${recipe[@]}")
+step epoch 40 "${train[@]}" --epochs $epochs --out "$out/epoch"
+step autotuned 150 "${throughput[@]}" --backbone $first --peers off "${measure[@]}" --autotune --plain "${ways[@]}" --out "$out/throughput_autotuned.json"
+# Cut off, training goes on from its last checkpoint; the fold's time is the sum of its lines in steps.tsv.
+step fold 60 "${train[@]}" --epochs $fold --out "$out/fold"
+[ -z "$left" ] || echo "left for another call:$left"
 exit $failed

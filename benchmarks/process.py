@@ -38,9 +38,10 @@ class Turn:
 
 
 class LoaderProcess:
-    """benchmarks/peers/worker.py with one adapter, in a session of its own.
+    """benchmarks/peers/worker.py with one adapter, and all that it starts, in a process group of its own.
 
-    Several may import at once; then each is opened alone, and stopped (SIGSTOP) while others are measured.
+    Several may import at once; then each is opened alone, and stopped (SIGSTOP) while others are measured. The group
+    belongs to our session, so that the kernel hangs it up should we be killed.
 
     first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words.
     """
@@ -52,7 +53,7 @@ class LoaderProcess:
         self._cpu_before = 0.0
         with log.open("w") as errors:
             self._process = subprocess.Popen(
-                words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0
             )
         self.first_batch_s = 0.0
         self.contract = ""
@@ -130,14 +131,14 @@ class LoaderProcess:
         return lines[-1] if lines else "it ended without a word"
 
     def _processes(self) -> list[Path]:
-        """/proc/PID of everything in its session."""
+        """/proc/PID of everything in its group."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
-                session = int(stat.read_text().rpartition(")")[2].split()[3])
+                group = int(stat.read_text().rpartition(")")[2].split()[2])
             except (OSError, ValueError, IndexError):  # ended meanwhile
                 continue
-            if session == self._process.pid:
+            if group == self._process.pid:
                 found.append(stat.parent)
         return found
 

@@ -1,183 +1,88 @@
-"""The README's table of what was measured, made from the records in benchmarks/results.
+"""The README's table: the headline of every record. `python -m benchmarks.results` writes it."""
 
-    python -m benchmarks.readme
-
-No number there is typed by hand; a test holds README.md to its records.
-"""
-
-import json
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- measured: python -m benchmarks.readme -->", "<!-- end of measured -->"
+from benchmarks.contenders import OURS
+from benchmarks.record import LoaderFigures, Record
+
+BEGIN, END = "<!-- measured: python -m benchmarks.results -->", "<!-- end of measured -->"
 
 
-def main() -> None:
-    """Write the table into README.md."""
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text()))
-
-
-def with_table(text: str) -> str:
+def with_table(text: str, records: dict[str, Record], others: dict[str, dict[str, Any]]) -> str:
     """`text` with everything between the two markers made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    rows = [row for record in records.values() for row in [*_loaders(record), *_training(record)]]
+    rows += [_trainer(others["trainer"]), _sample(others["sample"]), _demo(others["demo"])]
+    lines = ["| what | measured | where |", "| --- | --- | --- |", *(f"| {' | '.join(row)} |" for row in rows)]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
-def table() -> str:
-    """The figures of all records, as Markdown."""
-    parts = {"demo": _demo, "sample": _sample, "trainer": _trainer, "prep": _prep, "loader": _loader}
-    blocks = ["\n".join(lines(json.loads((RESULTS / f"{name}.json").read_text()))) for name, lines in parts.items()]
-    return "\n\n".join(blocks)
+def peers(record: Record, workload: str) -> list[LoaderFigures]:
+    """Loaders that are not ours, the fastest first."""
+    found = [one for one in record.loaders if one.workload == workload and one.kind == "peer"]
+    return sorted((one for one in found if one.of_ours), key=lambda one: -one.of_ours.median if one.of_ours else 0.0)
 
 
-def _demo(record: dict[str, Any]) -> list[str]:
-    lines = [
-        f"**`make demo`**: {record['test_images']:,} synthetic test images ({record['test_melanomas']} melanoma) whose "
-        f"truth the training never sees; {record['minutes']:.1f} minutes after installation. Members named image_ and "
-        f"meta_ see only that input. {_where(record)}",
-        "",
-        "| member | AUC | 95 % interval (DeLong) |",
-        "| --- | --- | --- |",
-    ]
-    scores = {**record["auc"], "best possible (the true logit)": record["best_possible"]}
-    lines += [
-        f"| {name} | {auc['value']:.3f} | {auc['low']:.3f} to {auc['high']:.3f} |" for name, auc in scores.items()
-    ]
-    gaps = " and ".join(
-        f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) over its {kind}-only form"
-        for kind, gap in record["tiny_fold0_minus"].items()
+def _loaders(record: Record) -> list[tuple[str, str, str]]:
+    rows = []
+    for workload, words in (("flips", "decode and flip"), ("full", "the whole augmentation")):
+        ours = [one for one in record.loaders if (one.name, one.workload) == (OURS, workload)]
+        beside = peers(record, workload)
+        best = beside[0] if beside else None
+        if ours and ours[0].images_per_s and ours[0].of_limit and best and best.of_ours:
+            rows.append(
+                (
+                    f"loader alone, {words}, {record.size} px",
+                    f"{ours[0].images_per_s.median:,.0f} images/s, {ours[0].of_limit.median:.2f} of bare libjpeg-turbo "
+                    f"decoding; of {len(beside)} peers the fastest, {best.name}, reaches "
+                    f"{best.of_ours.median:.2f} ({best.of_ours.low:.2f} to {best.of_ours.high:.2f}) of it"
+                    f"{', a tie' if best.tie else ''}",
+                    record.device,
+                )
+            )
+    return rows
+
+
+def _training(record: Record) -> list[tuple[str, str, str]]:
+    one = record.training
+    if one is None:
+        return []
+    what = f"`{one.backbone}` in training, {one.size} px, batch {one.batch_size}"
+    bound = {"step": "the step bounds it", "loader": "the loader bounds it", "sharing": "both share the machine"}
+    rate = one.images_per_s["real"]
+    words = (
+        f"{rate.words(int(rate.median < 100))} images/s, saturation {one.saturation.words(2)}: {bound[one.bound]} "
+        f"(the same step twice differed by up to {one.noise:.0%})"
     )
-    return [
-        *lines,
-        "",
-        f"The ensemble covers {record['covered']:.0%} of the way from 0.5 to the best possible AUC; `tiny_fold0` is "
-        f"{gaps} (paired 95 % intervals).",
-    ]
+    return [(what, words, record.device)]
 
 
-def _sample(record: dict[str, Any]) -> list[str]:
-    lines = [
-        f"**Real ISIC images, a small biased part** ({record['train_rows']:,} training images, "
-        f"{record['train_melanomas']} melanoma; {record['test_rows']} test images), `tiny` from random weights, "
-        f"{record['epochs']} epochs at 256 px, AUC of the held-out fold after the last epoch. It compares systems with "
-        f"each other and says nothing of clinical use. {_where(record)}",
-        "",
-        "| fold | images (melanoma) | merged | 2020 only | 2019 only |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for fold, one in record["folds"].items():
-        auc = one["auc_last_epoch"]
-        lines.append(
-            f"| {fold} | {one['samples']:,} ({one['melanomas']}) | {auc['merged']:.3f} | {auc['2020']:.3f} "
-            f"| {auc['2019']:.3f} |"
-        )
-    return lines
-
-
-def _trainer(record: dict[str, Any]) -> list[str]:
-    config = record["config"]
-    lines = [
-        f"**Our trainer beside a plain one** (`benchmarks/peers/plain_torch.py`: DataLoader, Pillow, albumentations, "
-        f"float32, as a notebook does it), the same recipe, folds, JPEGs and epochs: `tiny` from random weights, "
-        f"{config['epochs']} epochs at {record['size']} px, 5 folds, {config['seeds']} seeds, pooled out-of-fold AUC "
-        f"after the last epoch of {record['samples']:,} real images ({record['melanomas']} melanoma). {_where(record)}",
-        "",
-        "| images | ours, mean of seeds (range) | plain | ours minus plain (95 % interval over groups and seeds) |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, one in record["auc"].items():
-        gap = one["ours_minus_plain"]
-        lines.append(
-            f"| {name} | {mean(one['ours']):.3f} ({min(one['ours']):.3f} to {max(one['ours']):.3f}) "
-            f"| {mean(one['plain']):.3f} ({min(one['plain']):.3f} to {max(one['plain']):.3f}) "
-            f"| {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) |"
-        )
-    return [
-        *lines,
-        "",
-        f"The verdict is on the merge; single years are for reading, their standard error is about 0.02. Wall time of "
-        f"whole runs of one fold, interleaved: {'; '.join(_timing(one) for one in record['timings'])}.",
-    ]
-
-
-def _timing(one: dict[str, Any]) -> str:
-    ours, plain = (median(pair[name] for pair in one["seconds"]) for name in ("ours", "plain"))
-    ratio, pairs = one["ratio"], len(one["seconds"])
+def _trainer(record: dict[str, Any]) -> tuple[str, str, str]:
+    gap = record["auc"]["merged"]["ours_minus_plain"]
+    ours = mean(record["auc"]["merged"]["ours"])
+    timing = record["timings"][-1]
+    seconds = {name: median(pair[name] for pair in timing["seconds"]) for name in ("ours", "plain")}
     return (
-        f"{one['size']} px, {one['epochs']} epoch(s): ours {ours:.0f} s, plain {plain:.0f} s, ratio "
-        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}, {pairs} pairs)"
+        "our trainer beside a plain one of the same recipe, real sample",
+        f"pooled AUC {ours:.3f}, {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}); at {timing['size']} px "
+        f"{seconds['ours']:.0f} s instead of {seconds['plain']:.0f} s",
+        record["device"],
     )
 
 
-def _prep(record: dict[str, Any]) -> list[str]:
-    config, small, large, builds = (record[name] for name in ("config", "small", "large", "memory"))
-    encoding, workers, psnr = config["encoding"], config["workers"], sorted(large["psnr_db"].values())
-    grown = builds[-1]["planner_mib"] - builds[0]["planner_mib"], builds[-1]["images"] - builds[0]["images"]
-    memory = "; ".join(
-        f"{one['images']:,} images: {one['planner_mib']:.0f} MiB to plan, {one['workers_mib']:.0f} MiB in the "
-        f"{workers} workers, {one['seconds']:.0f} s"
-        for one in builds
+def _sample(record: dict[str, Any]) -> tuple[str, str, str]:
+    folds = "; ".join(
+        f"fold {fold}: merged {one['auc_last_epoch']['merged']:.3f}, 2020 only {one['auc_last_epoch']['2020']:.3f}"
+        for fold, one in record["folds"].items()
     )
-    return [
-        f"**Prep**, to {encoding['size']} px, JPEG quality {encoding['quality']} {encoding['subsampling']}, "
-        f"{config['rounds']} interleaved rounds. {_where(record)}",
-        "",
-        "| originals | reference | reference, images/s | prep, images/s | ratio |",
-        "| --- | --- | --- | --- | --- |",
-        f"| {small['different_images']} of 512 x 512 px, {small['mean_bytes'] / 1000:.0f} KB | a bare loop of read, "
-        f"decode, encode; {workers} processes each {_rates(small, 'bare')}",
-        f"| {large['images']} of 6000 x 4000 px | Pillow's decode, Lanczos; one process each {_rates(large, 'pillow')}",
-        "",
-        f"Real originals. What is stored of the large ones is {psnr[0]:.1f} to {psnr[-1]:.1f} dB (PSNR) from Pillow's "
-        f"pixels. Peak memory of whole builds of synthetic images: {memory}. What grows is the table of rows, "
-        f"{grown[0] * 1024 / grown[1]:.1f} KiB an image.",
-    ]
+    return f"`tiny` on {record['train_rows']:,} real images, AUC, no clinical figure", folds, record["device"]
 
 
-def _rates(part: dict[str, Any], reference: str) -> str:
-    """The cells of a row: rates of the reference and of prep, and their ratio."""
-    figures = [(part["images_per_s"][name], 1) for name in (reference, "prep")] + [(part["ratio"], 2)]
-    cells = [
-        f"{one['median']:,.{digits}f} ({one['low']:,.{digits}f} to {one['high']:,.{digits}f})"
-        for one, digits in figures
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _loader(record: dict[str, Any]) -> list[str]:
-    config, made, planning = record["config"], record["set"], record["planning"]
-    lines = [
-        f"**Loader alone**, {made['size']} px JPEGs of {made['mean_jpeg_bytes'] / 1000:.0f} KB on average, batch "
-        f"{config['batch_size']}, {config['threads']} threads, {config['rounds']} interleaved rounds of "
-        f"{config['images']:,} images; ratio to bare libjpeg-turbo decoding in the same round. {_where(record)}",
-        "",
-        "| loader | images/s, median (min to max) | ratio (min to max) |",
-        "| --- | --- | --- |",
-    ]
-    for name, one in record["images_per_s"].items():
-        lines.append(
-            f"| {name} | {one['median']:,.0f} ({one['low']:,.0f} to {one['high']:,.0f}) "
-            f"| {one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f}) |"
-        )
-    first = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in record["first_batch_s"].items())
-    return [
-        *lines,
-        "",
-        f"First batch, from the folder's name on: {first}. Order and parameters of an epoch of 1,000,000 samples cost "
-        f"{planning['order_us_a_step']:.0f} + {planning['params_us_a_step']:.0f} us a step, "
-        f"{planning['share_of_a_step']:.1%} of the shortest one in the table that decodes and augments; the meter "
-        f"{record['meter']['us_a_step']:.0f} us, {record['meter']['share_of_a_step']:.2%}.",
-    ]
-
-
-def _where(record: dict[str, Any]) -> str:
-    return f"{record['device']}, torch {record['versions']['torch']}, {record['date']}."
-
-
-if __name__ == "__main__":
-    main()
+def _demo(record: dict[str, Any]) -> tuple[str, str, str]:
+    ensemble, best = record["auc"]["ensemble"], record["best_possible"]["value"]
+    words = (
+        f"ensemble AUC {ensemble['value']:.3f} ({ensemble['low']:.3f} to {ensemble['high']:.3f}) of at best {best:.3f}"
+    )
+    return "`make demo`, synthetic images", words, record["device"]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
@@ -11,6 +11,7 @@ from benchmarks.turns import Spread
 from configs.errors import UserError
 
 SCHEMA_VERSION = 1
+Kind = Literal["limit", "ours", "peer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,10 @@ class LoaderFigures:
     """One loader on one workload, alone; all but the names are None where it `failed`."""
 
     name: str
+    kind: Kind
+    """limit, bare decoding; ours; or peer."""
     workload: str
-    """flips, full, or limit for bare decoding."""
+    """flips or full."""
     failed: str = ""
     """Why there are no figures."""
     contract: str = ""

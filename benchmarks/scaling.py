@@ -63,7 +63,7 @@ def sweeps(place: Ground, sizes: Sizes, *, rounds: int, seconds: float, say: Cal
             "samples",
             samples,
             _image_us,
-            "an image costs {intercept:.0f} us, and {million:+.1f} us more with each million samples; the index of them "
+            "an image costs {intercept:.0f} us, and {million:+.1f} us more with each million samples; their index "
             "takes {memory_bytes:.0f} bytes a sample",
         ),
     ]

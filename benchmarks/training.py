@@ -45,7 +45,10 @@ def train_config(words: Sequence[str], backbone: str, out: Path) -> TrainConfig:
 
 
 def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, seconds: float) -> TrainingFigures:
-    """Images/s of each way over the rounds, what bounds the run, and what the step makes of the machine."""
+    """Images/s of each way over the rounds, what bounds the run, and what the step makes of the machine.
+
+    `seconds` is about what is timed of each turn.
+    """
     session.model.train()
     begin, stream = time.perf_counter(), endless(session)
     _step(session, next(stream))

@@ -1,0 +1,262 @@
+"""The lab on the smallest set: the verdict, the record, and what becomes of a loader that fails."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import loaders.host
+from benchmarks import limits, scaling, throughput, trace, training
+from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, ground
+from benchmarks.process import LoaderProcess
+from benchmarks.record import TrainingFigures, read
+from benchmarks.verdict import Fed, verdict
+from benchmarks.work import ByteCounter, model_work
+from engine.distributed import Ranks, joined_ranks
+from engine.session import Session, open_session
+from loaders.shards import ShardSet
+
+ROOT = Path(__file__).resolve().parents[2]
+REACH = limits.Reach(flops=1e11, bytes=1e10)
+
+
+@contextmanager
+def session_of(shards: Path, out: Path) -> Iterator[tuple[Session, Ranks]]:
+    words = [f"--shards={shards}", "--batch-size=8", "--device=cpu", "--loader.threads=2", "--loader.placement=host"]
+    config = training.train_config(words, "test_resnet.r160_in1k", out)
+    with joined_ranks("cpu") as ranks, open_session(config, ranks) as session:
+        yield session, ranks
+
+
+def figures(shards: Path, out: Path, *, step_sleeps: float = 0.0) -> TrainingFigures:
+    with session_of(shards, out) as (session, ranks):
+        gradients = session.gradients
+
+        def slowed(batch: Any) -> torch.Tensor:
+            time.sleep(step_sleeps)
+            return gradients(batch)
+
+        session.gradients = slowed
+        return training.measured(session, ranks, REACH, rounds=3, seconds=0.3)
+
+
+def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = loaders.host.finish
+
+    def slowed(*arguments: Any) -> None:
+        time.sleep(0.06)  # two threads share a batch of 8: 0.24 s for a step of a tenth of that
+        finish(*arguments)
+
+    monkeypatch.setattr(loaders.host, "finish", slowed)
+    found = figures(shard_folder, tmp_path)
+    assert found.bound == "loader", found
+    assert found.saturation.median < 0.7
+    assert found.utilisation.median < 0.7
+    assert found.verdict.startswith("The loader bounds this run")
+    assert "most of an image's" in found.verdict
+    assert "is augment" in found.verdict
+
+
+def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> None:
+    found = figures(shard_folder, tmp_path, step_sleeps=0.15)
+    assert found.bound == "step", found
+    assert found.saturation.median > 0.85
+    assert found.utilisation.median > 0.9
+    assert found.verdict.startswith("The training step bounds this run")
+    assert found.images_per_s["loader"].low > 2 * found.images_per_s["real"].high
+
+
+FED = Fed(
+    loader=900.0, resident=1000.0, replayed=1000.0, real=700.0, saturation=0.7, noise=0.02,
+    stage_us={"read": 1.0, "decode": 200.0, "augment": 20.0, "copy": 1.0}, placement="host", cache="none", on_gpu=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound", "said"),
+    [
+        ({}, "loader", "alone it makes 900 img/s.*decode once with --loader.cache ram"),
+        ({"loader": 5000.0}, "sharing", "although the loader alone makes 5,000 img/s"),
+        ({"noise": 0.35}, "step", "a tie: the same step twice differed by up to 35%"),
+        ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
+        ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
+    ],
+)
+def test_the_verdict_follows_from_the_rates(changes: dict[str, Any], bound: str, said: str) -> None:
+    found, words = verdict(replace(FED, **changes))
+    assert found == bound
+    assert re.search(said, words), words
+
+
+@pytest.fixture(scope="module")
+def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one peer that works, one that is not installed, and one whose process dies."""
+    folder = tmp_path_factory.mktemp("lab")
+    peers = (
+        next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg"),
+        Contender(name="absent", adapter="ffcv_loader", environment="no such", quick=True),
+        Contender(name="broken", adapter="no_such_adapter", quick=True),
+    )
+    words = [
+        "--shards",
+        str(shard_folder),
+        "--backbone",
+        "test_resnet.r160_in1k",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    words += ["--loader-batch-size", "8", "--rounds", "2", "--seconds", "0.05", "--work", str(folder / "work")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.comparison.PEERS", peers)
+        throughput.main([*words, "--trace", str(folder / "trace.json"), "--out", str(folder / "record.json")])
+    return folder
+
+
+def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(lab / "record.json")
+    assert found.training is not None
+    assert found.limits is not None
+    assert set(found.training.images_per_s) == {"loader", "resident", "replayed", "real"}
+    assert found.noise is not None
+    assert found.noise > 0
+    assert all(value.median > 0 for value in found.limits.memory_gb_per_s.values())
+    by_name = {one.name: one for one in found.loaders}
+    ours, again, limit = (
+        by_name[OURS],
+        by_name[AGAIN],
+        by_name["libjpeg-turbo alone, threads: 1"],
+    )
+    assert ours.of_ours is not None
+    assert ours.of_ours.median == 1.0
+    assert again.tie, "the control differs from itself by no more than the control"
+    assert limit.images_per_s is not None
+    assert by_name["torch DataLoader, simplejpeg"].memory_mib
+    assert str(lab) not in (lab / "record.json").read_text(), "no path of this machine"
+    throughput.show(found)
+    said = capsys.readouterr().out
+    assert found.training.verdict in said
+    assert "ours, measured again" in said
+
+
+def test_a_peer_without_figures_says_why(lab: Path) -> None:
+    failed = {one.name: one.failed for one in read(lab / "record.json").loaders if one.failed}
+    assert failed["absent"] == "it is not installed (benchmarks/peers/install.sh no such)"
+    assert "no_such_adapter" in failed["broken"]
+    assert set(failed) == {"absent", "broken"}
+
+
+def test_a_trace_has_twenty_steps_and_the_loaders_threads(lab: Path) -> None:
+    events = json.loads((lab / "trace.json").read_text())["traceEvents"]
+    steps = [one for one in events if str(one.get("name")).startswith("step ") and one.get("ph") == "X"]
+    assert len(steps) == trace.STEPS
+    begin, end = min(one["ts"] for one in steps), max(one["ts"] + one["dur"] for one in steps)
+    spans = [one for one in events if one.get("cat") == "loader"]
+    assert {one["name"] for one in spans} >= {"loader: read", "loader: decode", "loader: augment"}
+    assert all(begin - 1e6 < one["ts"] < end for one in spans)
+    assert any(begin < one["ts"] and one["ts"] + one["dur"] < end for one in spans)
+    named = {one["tid"] for one in events if one.get("name") == "thread_name" and "renderer" in one["args"]["name"]}
+    assert {one["tid"] for one in spans if one["name"] == "loader: decode"} <= named
+    assert steps[0]["tid"] not in named
+
+
+def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
+    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    one = next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg")
+    process = LoaderProcess(one.adapter, place.job(one, "flips"), log=tmp_path / "log")
+    process.imported()
+    process.open()
+    assert process.turn(0.05).images > 0
+    pids = [int(path.name) for path in process._processes()]
+    assert len(pids) == 3, "itself and two workers"
+    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+    assert states == ["T"] * 3
+    process.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_the_work_of_a_model_is_the_published_one() -> None:
+    work = model_work("efficientnet_b1", 240)
+    assert work.parameters_m == pytest.approx(6.587681, abs=1e-3)
+    # timm's published table, for the backbone with its classifier: 0.71 GMACs, 10.88 M activations.
+    assert work.gmacs == pytest.approx(0.71, rel=0.08)
+    assert work.activations_m == pytest.approx(10.88, rel=0.02)
+
+
+def test_bytes_are_those_that_operators_read_and_write() -> None:
+    one, other = torch.ones(1000), torch.ones(1000)
+    with ByteCounter() as counter:
+        _ = (one + other).view(10, 100)
+    assert counter.bytes == 3 * 4000
+
+
+def test_dalis_decoder_alone_is_timed(shard_folder: Path) -> None:
+    shards = ShardSet(shard_folder)
+    assert limits.decoding(shards, "cpu")(1) > 0
+    shards.close()
+
+
+def test_a_line_is_that_of_least_squares() -> None:
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    assert scaling.line(x, 3 + 2 * x) == pytest.approx((3.0, 2.0, 1.0))
+    noisy = 3 + 2 * x + np.array([1.0, -1.0, 1.0, -1.0])
+    intercept, slope, r2 = scaling.line(x, noisy)
+    assert r2 == pytest.approx(np.corrcoef(x, noisy)[0, 1] ** 2)
+    assert (noisy - intercept - slope * x).sum() == pytest.approx(0.0)
+
+
+def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
+    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))
+    found = scaling.sweeps(place, sizes, rounds=1, seconds=0.02, say=lambda _: None)
+    assert [one.name for one in found] == ["threads", "ranks", "batch", "size", "samples"]
+    assert [[point.x for point in one.points] for one in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
+    assert all(point.y.median > 0 and point.memory_mib for one in found for point in one.points)
+    large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
+    rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
+    assert len(large) == 500
+    kept = np.flatnonzero(rows[: len(small)] >= 0)
+    assert bytes(large.jpeg(499)) == bytes(small.jpeg(int(kept[499 % len(kept)])))
+
+
+def test_every_step_of_gpu_qualify_runs_at_toy_size_and_only_once(tmp_path: Path) -> None:
+    words = ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path), "--dry"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    first = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert first.returncode == 0, first.stdout + first.stderr
+    steps = [line.split("\t") for line in (tmp_path / "steps.tsv").read_text().splitlines()]
+    names = ["synthetic", "shard", "tests", "step_tiny", "step_test_resnet.r160_in1k", "loaders", "trace", "epoch"]
+    assert [(name, verdict) for name, verdict, _ in steps] == [
+        (name, "passed") for name in [*names, "autotuned", "fold"]
+    ]
+    for name in ("tiny", "loaders", "autotuned"):
+        read(tmp_path / f"throughput_{name}.json")
+    again = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert again.returncode == 0
+    assert again.stdout == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_gpu_qualify_needs_a_gpu_or_dry(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "torch sees no GPU here" in done.stderr

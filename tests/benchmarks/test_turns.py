@@ -1,0 +1,48 @@
+from itertools import count
+
+import pytest
+
+from benchmarks.peers.worker import MARGIN, steady
+from benchmarks.turns import Spread, in_turns, is_tie, noise, ratio, spread
+
+
+def test_a_spread_is_the_median_with_the_range() -> None:
+    assert spread([3.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=3.0)
+    assert spread([3.0, 1.0, 2.0]).words(1) == "2.0 (1.0 to 3.0)"
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == Spread(median=2.0, low=1.0, high=3.0)
+
+
+def test_everyone_has_one_turn_a_round_and_neighbours_change() -> None:
+    turns = count()
+    found = in_turns({name: lambda: float(next(turns)) for name in "abcd"}, 6)
+    for number in range(6):
+        assert sorted(figures[number] for figures in found.values()) == [4 * number + place for place in range(4)]
+    followers = {later for number in range(6) for later in found if found[later][number] == found["a"][number] + 1}
+    assert len(followers) > 1
+
+
+def test_a_difference_within_that_of_the_same_thing_twice_is_a_tie() -> None:
+    control = noise([100.0, 100.0, 100.0], [97.0, 110.0, 101.0])
+    assert control == pytest.approx(0.1)
+    assert is_tie(spread([0.8, 0.93, 1.2]), control)
+    assert not is_tie(spread([0.8, 0.88, 1.2]), control)
+
+
+def test_batches_near_the_beginning_and_near_an_epochs_end_are_left_out() -> None:
+    batches, start = 60, 30
+    waits = [9.0 if number <= MARGIN or abs(number - start) <= MARGIN else 1.0 for number in range(1, batches + 1)]
+    moments = [0.0]
+    for wait in waits:
+        moments.append(moments[-1] + wait)
+    found = steady(moments, [0] + [10] * batches, [start])
+    kept = batches - MARGIN - (2 * MARGIN + 1)
+    assert found == {"images": 10 * kept, "seconds": float(kept)}
+
+
+def test_where_epochs_are_too_short_their_waits_count() -> None:
+    moments = [float(number) for number in range(21)]
+    found = steady(moments, [0] + [10] * 20, list(range(1, 21, 4)))
+    assert found == {"images": 10 * (20 - MARGIN), "seconds": 20.0 - MARGIN}
