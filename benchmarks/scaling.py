@@ -186,7 +186,7 @@ def _of_size(job: Job, work: Path, edge: int, images: int) -> Job:
     """The job on synthetic images of another size, made once."""
     data, shards = work / f"synthetic{edge}", work / f"shards{edge}"
     if not (shards / MANIFEST).is_file():
-        size, test = ["--size", str(edge)], max(1, images // 20)
+        size, test = ["--size", str(edge)], max(10, images // 20)
         made = ["prep/synthetic.py", "--out", str(data), "--train", str(images), "--test", str(test), *size]
         packed = ["prep/shard.py", "--isic2020", str(data / "2020"), "--isic2019", str(data / "2019")]
         for words in (made, [*packed, "--out", str(shards), *size]):

@@ -32,7 +32,7 @@ def pipeline(job: Job, device: str) -> Any:
     images = fn.flip(images, horizontal=fn.random.coin_flip(), vertical=fn.random.coin_flip())
     if job.workload == "full":
         images = _augmented(images, job.size)
-    return images, fn.reshape(target, shape=[-1])
+    return images, fn.reshape(target, shape=[-1]) - ord("0")  # the file holds a digit
 
 
 def _augmented(images: Any, size: int) -> Any:

@@ -28,10 +28,13 @@ if __name__ == "__main__":
     define_missing_operators()
     for name, adapter, words, out in json.loads(sys.argv[1]):
         job = Job(**words)
-        batches = list(next(importlib.import_module(f"benchmarks.peers.{adapter}").epochs(job)))
-        assert all(wrong(images, job) == "" for images, _ in batches), wrong(batches[0][0], job)
-        images = np.concatenate([images.numpy().copy() for images, _ in batches])
-        np.savez(out, images=images, targets=np.concatenate([np.asarray(targets).ravel() for _, targets in batches]))
+        epochs = importlib.import_module(f"benchmarks.peers.{adapter}").epochs(job)
+        pictures, found = [], []
+        for images, targets in next(epochs):
+            assert wrong(images, job) == "", wrong(images, job)
+            pictures.append(images.numpy().copy())  # buffers may be used again
+            found.append(np.array(targets).ravel())
+        np.savez(out, images=np.concatenate(pictures), targets=np.concatenate(found))
 """
 
 
@@ -71,7 +74,7 @@ def seen_in(found: dict[str, Any], stored: np.ndarray, targets: np.ndarray) -> l
     for image in found["images"]:
         gaps = np.abs(sides - image).mean(axis=(2, 3, 4)).min(axis=0)
         # FFCV encodes anew and decoders round differently; another picture lies many levels away.
-        assert gaps.min() < 2.0
+        assert gaps.min() < 5.0
         seen.append(int(gaps.argmin()))
     np.testing.assert_array_equal(targets[seen], found["targets"])
     assert seen != sorted(seen), "in an order of their own"
