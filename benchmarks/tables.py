@@ -77,7 +77,7 @@ def _loaders(record: Record, plots: str) -> list[str]:
         if one.contract and one.name not in contracts[one.contract]:
             contracts[one.contract].append(one.name)
     lines += ["", "What a batch holds besides its pictures:", ""]
-    lines += [f"- {', '.join(names)}: {contract}." for contract, names in contracts.items()]
+    lines += [f"- {'; '.join(names)}: {contract}." for contract, names in contracts.items()]
     return [*lines, "", f"![Loaders side by side]({plots}_loaders.png)"]
 
 
@@ -119,7 +119,8 @@ def _ranking(some: list[LoaderFigures]) -> str:
         return f"Faster than ours: {words}."
     if not others:
         return "No peer was measured."
-    return f"Ours is the fastest of them that decode anew{f'; ties: {chr(44).join(ties)}' if ties else ''}."
+    words = f", tied with {'; '.join(ties)}" if ties else ""
+    return f"Ours is the fastest of them that decode anew{words}."
 
 
 def _limits(record: Record) -> list[str]:
