@@ -40,6 +40,8 @@ class Seen:
             if self.contender.kind == "limit" or self.contender.name in (OURS, AGAIN):
                 raise
             self.failed = str(error)
+            if self.process is not None:  # it must not go on beside the others
+                self.process.close()
 
 
 def compared(
@@ -90,6 +92,8 @@ def _take_turns(
             for one in seen:
                 one.attempt(partial(_call, one, step))
         say(f"{sum(not one.failed for one in seen)} loaders take turns, {rounds} rounds")
+        for one in seen:  # pages, pools, and what was made while it waited
+            one.attempt(partial(_warm_up, one))
         in_turns({one.contender.name: partial(_turn, one, seconds) for one in seen}, rounds)
     return seen
 
@@ -110,6 +114,11 @@ def _start(place: Ground, one: Seen, workload: str, opened: ExitStack) -> None:
 def _call(one: Seen, step: Callable[[LoaderProcess], None]) -> None:
     assert one.process is not None
     step(one.process)
+
+
+def _warm_up(one: Seen) -> None:
+    assert one.process is not None
+    one.process.turn(0.0)
 
 
 def _turn(one: Seen, seconds: float) -> float:

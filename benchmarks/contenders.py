@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -128,6 +129,7 @@ class Ground:
         """Write what it reads, once; returns its MiB on disk. Raises UserError where that fails."""
         job, python = self.job(one, WORKLOADS[0]), one.python()
         if one.writes and not (job.own / _PREPARED).is_file():
+            shutil.rmtree(job.own, ignore_errors=True)  # what was cut off in an earlier run
             words = [python, "-m", "benchmarks.peers.worker", one.adapter, json.dumps(asdict(job)), "prepare"]
             done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:

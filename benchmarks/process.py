@@ -118,7 +118,7 @@ class LoaderProcess:
         pipe = self._process.stdout
         assert pipe is not None
         if not select.select([pipe], [], [], seconds)[0]:
-            raise FailedError(f"no answer within {seconds:.0f} s")
+            raise FailedError(f"no answer within {seconds:.0f} s (see {self._log.name} in the logs)")
         line = pipe.readline()
         if not line:
             self._process.wait()

@@ -50,7 +50,12 @@ def _training(record: Record) -> list[tuple[str, str, str]]:
     if one is None:
         return []
     what = f"`{one.backbone}` in training, {one.size} px, batch {one.batch_size}"
-    bound = {"step": "the step bounds it", "loader": "the loader bounds it", "sharing": "both share the machine"}
+    bound = {
+        "step": "the step bounds it",
+        "loader": "the loader bounds it",
+        "sharing": "both share the machine",
+        "unclear": "too noisy to tell",
+    }
     rate = one.images_per_s["real"]
     words = (
         f"{rate.words(int(rate.median < 100))} images/s, saturation {one.saturation.words(2)}: {bound[one.bound]} "

@@ -74,9 +74,9 @@ class TrainingFigures:
     stage_us: dict[str, float]
     """Microseconds of host threads an image, by stage of the loader."""
     first_step_s: float
-    """From opening to the end of the first step, compilation included, in seconds."""
+    """From the open session, compilation behind it, to the end of the first step, in seconds."""
     bound: str
-    """step, loader or sharing."""
+    """step, loader, sharing or unclear."""
     verdict: str
     """What bounds this run and which setting to change."""
     work: "Work"

@@ -51,7 +51,7 @@ def _training(one: TrainingFigures) -> list[str]:
         "",
         f"Saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) "
         f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; A/A control (resident, twice a round) "
-        f"{one.noise:.3f}. First step after {one.first_step_s:.1f} s. Host threads, us an image: {stages}.",
+        f"{one.noise:.3f}. Host threads, us an image: {stages}.",
         "",
         f"> {one.verdict}",
     ]
@@ -119,8 +119,7 @@ def _ranking(some: list[LoaderFigures]) -> str:
         return f"Faster than ours: {words}."
     if not others:
         return "No peer was measured."
-    words = f", tied with {'; '.join(ties)}" if ties else ""
-    return f"Ours is the fastest of them that decode anew{words}."
+    return f"No peer is faster{'; ties: ' if ties else ''}{'; '.join(ties)}."
 
 
 def _limits(record: Record) -> list[str]:

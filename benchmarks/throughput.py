@@ -55,7 +55,7 @@ class ThroughputConfig:
     trace: str | None = None
     """File for a trace of 20 training steps, for ui.perfetto.dev."""
     batch_size: int = 0
-    """Samples of a training step; 0 takes the recipe's. The loaders' batches are of 128."""
+    """Samples of a training step; 0 takes the recipe's."""
     loader_batch_size: int = 128
     """Samples of a batch when loaders are compared (1 or more)."""
     rounds: int = 3

@@ -94,7 +94,7 @@ def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
 
     opened = ShardSet(shards)
     rows = np.flatnonzero(opened.fold >= 0)
-    rows = rows[:: max(1, len(rows) // (most or len(rows)))]
+    rows = rows[:: -(-len(rows) // (most or len(rows)))]
     known = pd.read_parquet(shards / "samples.parquet", columns=["key", "group"]).set_index("key")["group"]
     table = pd.DataFrame(
         {

@@ -29,7 +29,7 @@ class Fed:
 
 
 def verdict(fed: Fed) -> tuple[str, str]:
-    """What bounds the run: step, loader or sharing; and the same as a sentence with the remedy.
+    """What bounds the run: step, loader, sharing or unclear; and the same as a sentence with the remedy.
 
     loader: it cannot make as many images alone as the step could take; sharing: it can, but not beside the step, with
     which it shares cores and memory.
@@ -37,10 +37,13 @@ def verdict(fed: Fed) -> tuple[str, str]:
     tolerance = max(fed.noise, _NOTABLE)
     figures = f"{_rate(fed.real)} img/s, and {_rate(fed.replayed)} without a loader (saturation {fed.saturation:.2f})"
     if fed.saturation >= 1 - tolerance:
-        lost = fed.saturation < 1 - _NOTABLE
-        tie = f", a tie: the same step twice differed by up to {fed.noise:.0%}" if lost else ""
+        if fed.saturation < 1 - _NOTABLE:
+            return "unclear", (
+                f"{figures}: a tie, because the same step twice differed by up to {fed.noise:.0%}. Measure with more "
+                "--rounds and --seconds, and nothing else running"
+            )
         return "step", (
-            f"The training step bounds this run: {figures}{tie}. Data keeps up (alone the loader makes "
+            f"The training step bounds this run: {figures}. Data keeps up (alone the loader makes "
             f"{_rate(fed.loader)} img/s). To go faster: --autotune, larger batches, a smaller backbone or size"
             + _replay_words(fed, tolerance)
         )

@@ -88,6 +88,8 @@ def _outputs(model: nn.Module) -> Iterator[list[int]]:
         found.append(output.numel())
 
     hooks = [one.register_forward_hook(count) for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
-    yield found
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -15,7 +15,8 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 CONTRACT = (
-    "pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: full augments with OpenCV"
+    "pixels and target; JPEGs encoded anew; flips left-right only; rotation, scaling and hue are not FFCV's: full "
+    "augments with OpenCV"
 )
 _QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
 
@@ -59,7 +60,7 @@ def prepare(job: Job) -> None:
 
 
 def epochs(job: Job) -> Epochs:
-    """In a random order; batches are ready two ahead."""
+    """In a random order."""
     image: list[Operation] = [SimpleRGBImageDecoder()]
     image += [RandomHorizontalFlip(), ToTensor()] if job.workload == "flips" else [ToTensor(), Augment(job.threads)]
     loader = Loader(

@@ -17,8 +17,12 @@ from typing import Any
 
 from benchmarks.peers.job import Job
 
-MARGIN = 5
-"""Batches left out at a turn's beginning and on both sides of an epoch's end: more than any peer has on the way."""
+
+def margin(threads: int) -> int:
+    """Batches left out at a turn's beginning and on both sides of an epoch's end: more than any peer has on the way."""
+    return max(5, 2 * threads + 1)
+
+
 _FEWEST = 4  # steady batches of a turn, however slow
 
 
@@ -63,6 +67,7 @@ class Stream:
 
     def __init__(self, epochs: Any, job: Job) -> None:
         self._job = job
+        self._margin = margin(job.threads)
         self._first = True
         self._batches = self._over(epochs)
 
@@ -75,7 +80,7 @@ class Stream:
     def next(self) -> Any:
         """The next batch's pictures, on the device."""
         images = next(self._batches)
-        if self._job.device == "cuda" and not images.is_cuda:
+        if self._job.device == "cuda" and not isinstance(images, range) and not images.is_cuda:
             images = images.to("cuda", non_blocking=True)
         return images
 
@@ -85,13 +90,13 @@ class Stream:
         Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
         """
         moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
-        while enough < seconds or len(moments) <= MARGIN + _FEWEST:
+        while enough < seconds or len(moments) <= self._margin + _FEWEST:
             self._first = False
             counts.append(len(self.next()))
             moments.append(time.perf_counter())
             if self._first and len(moments) > 2:
                 starts.append(len(moments) - 1)
-            if len(moments) - (starts[-1] if starts else 0) > MARGIN + 1:
+            if len(moments) - (starts[-1] if starts else 0) > self._margin + 1:
                 enough += moments[-1] - moments[-2]
         if self._job.device == "cuda":
             import torch
@@ -99,19 +104,19 @@ class Stream:
             torch.cuda.synchronize()
             moments[-1] = time.perf_counter()
         waits = [moments[one] - moments[one - 1] for one in starts]
-        return {**steady(moments, counts, starts), "consumed": sum(counts), "epoch_waits_s": waits}
+        return {**steady(moments, counts, starts, self._margin), "consumed": sum(counts), "epoch_waits_s": waits}
 
 
-def steady(moments: list[float], counts: list[int], starts: list[int]) -> dict[str, float]:
-    """Images and seconds of the batches that are not within MARGIN of the turn's beginning or of an epoch's.
+def steady(moments: list[float], counts: list[int], starts: list[int], margin: int) -> dict[str, float]:
+    """Images and seconds of the batches that are not within `margin` of the turn's beginning or of an epoch's.
 
     moments[i] is when batch i came, holding counts[i] images; moments[0] is the beginning, starts the first batches of
-    epochs. Where an epoch is too short to have such batches, all but the turn's first MARGIN count, waits included.
+    epochs. Where an epoch is too short to have such batches, all but the turn's first `margin` count, waits included.
     """
     kept = [
-        one for one in range(MARGIN + 1, len(moments)) if all(not -MARGIN <= one - start <= MARGIN for start in starts)
+        one for one in range(margin + 1, len(moments)) if all(not -margin <= one - start <= margin for start in starts)
     ]
-    kept = kept if len(kept) >= _FEWEST else [*range(MARGIN + 1, len(moments))]
+    kept = kept if len(kept) >= _FEWEST else [*range(margin + 1, len(moments))]
     return {"images": sum(counts[one] for one in kept), "seconds": sum(moments[one] - moments[one - 1] for one in kept)}
 
 

@@ -52,6 +52,13 @@ def figures(shards: Path, out: Path, *, step_sleeps: float = 0.0) -> TrainingFig
         return training.measured(session, ranks, REACH, rounds=3, seconds=0.3)
 
 
+def skip_on_a_busy_machine(found: TrainingFigures, *, least: float) -> None:
+    """Where the same step twice differs by much, no verdict is the right one."""
+    if found.bound == "unclear":
+        assert found.noise > least, found
+        pytest.skip(f"the same step twice differed by {found.noise:.0%}: too busy a machine for a verdict")
+
+
 def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish = loaders.host.finish
 
@@ -61,6 +68,7 @@ def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(loaders.host, "finish", slowed)
     found = figures(shard_folder, tmp_path)
+    skip_on_a_busy_machine(found, least=0.3)
     assert found.bound == "loader", found
     assert found.saturation.median < 0.7
     assert found.utilisation.median < 0.7
@@ -71,10 +79,10 @@ def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monk
 
 def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> None:
     found = figures(shard_folder, tmp_path, step_sleeps=0.15)
+    skip_on_a_busy_machine(found, least=0.1)
     assert found.bound == "step", found
     assert found.saturation.median > 0.85
     assert found.utilisation.median > 0.9
-    assert found.verdict.startswith("The training step bounds this run")
     assert found.images_per_s["loader"].low > 2 * found.images_per_s["real"].high
 
 
@@ -89,7 +97,7 @@ FED = Fed(
     [
         ({}, "loader", "alone it makes 900 img/s.*decode once with --loader.cache ram"),
         ({"loader": 5000.0}, "sharing", "although the loader alone makes 5,000 img/s"),
-        ({"noise": 0.35}, "step", "a tie: the same step twice differed by up to 35%"),
+        ({"noise": 0.35}, "unclear", "a tie, because the same step twice differed by up to 35%"),
         ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
         ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
     ],
@@ -173,6 +181,10 @@ def test_a_trace_has_twenty_steps_and_the_loaders_threads(lab: Path) -> None:
     assert steps[0]["tid"] not in named
 
 
+def states(pids: list[int]) -> list[str]:
+    return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+
+
 def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
     place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     one = next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg")
@@ -182,8 +194,10 @@ def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: P
     assert process.turn(0.05).images > 0
     pids = [int(path.name) for path in process._processes()]
     assert len(pids) == 3, "itself and two workers"
-    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
-    assert states == ["T"] * 3
+    deadline = time.monotonic() + 10
+    while states(pids) != ["T"] * 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert states(pids) == ["T"] * 3
     process.close()
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:

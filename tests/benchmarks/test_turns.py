@@ -2,8 +2,10 @@ from itertools import count
 
 import pytest
 
-from benchmarks.peers.worker import MARGIN, steady
+from benchmarks.peers.worker import steady
 from benchmarks.turns import Spread, in_turns, is_tie, noise, ratio, spread
+
+MARGIN = 5
 
 
 def test_a_spread_is_the_median_with_the_range() -> None:
@@ -37,12 +39,12 @@ def test_batches_near_the_beginning_and_near_an_epochs_end_are_left_out() -> Non
     moments = [0.0]
     for wait in waits:
         moments.append(moments[-1] + wait)
-    found = steady(moments, [0] + [10] * batches, [start])
+    found = steady(moments, [0] + [10] * batches, [start], MARGIN)
     kept = batches - MARGIN - (2 * MARGIN + 1)
     assert found == {"images": 10 * kept, "seconds": float(kept)}
 
 
 def test_where_epochs_are_too_short_their_waits_count() -> None:
     moments = [float(number) for number in range(21)]
-    found = steady(moments, [0] + [10] * 20, list(range(1, 21, 4)))
+    found = steady(moments, [0] + [10] * 20, list(range(1, 21, 4)), MARGIN)
     assert found == {"images": 10 * (20 - MARGIN), "seconds": 20.0 - MARGIN}
