@@ -13,7 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,6 @@ from configs.schema import Device, LoaderConfig, SpeedConfig
 
 if TYPE_CHECKING:  # --help should not wait for torch
     from benchmarks.record import Limits, LoaderFigures, Record, TrainingFigures
-    from benchmarks.scaling import Sizes
 
 _MODELS = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50")
 
@@ -70,8 +69,6 @@ class ThroughputConfig:
     """How the training step is run."""
     work: str = "runs/throughput"
     """Folder for what peers read: the JPEGs as files, and their own formats; may be deleted afterwards."""
-    dry: bool = False
-    """Toy sizes: whether everything works here, not how fast."""
     out: str = "benchmarks/results/throughput.json"
     """Where the record is written."""
 
@@ -97,13 +94,13 @@ def record(config: ThroughputConfig) -> "Record":
     """All that was asked for, in an order in which nothing runs beside what is measured."""
     import numpy as np
 
-    from benchmarks.comparison import compared
+    from benchmarks.comparison import compared, thread_steps
     from benchmarks.contenders import ground
     from benchmarks.costs import costs
     from benchmarks.environment import environment
     from benchmarks.peers.job import WORKLOADS
     from benchmarks.record import Record
-    from benchmarks.scaling import sweeps
+    from benchmarks.scaling import Sizes, sweeps
     from benchmarks.work import model_work
     from engine.distributed import joined_ranks
     from loaders.shards import ShardSet
@@ -130,14 +127,14 @@ def record(config: ThroughputConfig) -> "Record":
             workloads = WORKLOADS if config.workloads == "both" else ("full",)
             parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
         if config.scaling:
-            parts["scaling"] = sweeps(place, _sizes(config, threads), **turns)
+            steps = thread_steps(2 * threads)
+            sizes = Sizes(threads=steps, ranks=[one for one in steps if one <= threads])
+            parts["scaling"] = sweeps(place, sizes, **turns)
             parts["models"] = [model_work(name, 256) for name in _MODELS]
     hidden = ("shards", "out", "work", "trace")
     return Record(
         **{**environment(), "cores": usable_cores()},
-        config={
-            one.name: value for one in fields(config) if one.name not in hidden for value in [asdict(config)[one.name]]
-        },
+        config={name: value for name, value in asdict(config).items() if name not in hidden},
         images=len(rows),
         size=shards.size,
         mean_jpeg_bytes=round(float(np.mean(lengths))),
@@ -177,19 +174,6 @@ def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limit
             speed = plain(trained, Path(folder), epochs=2, images=config.plain_images)
             figures = replace(figures, plain_images_per_s=speed)
     return found, figures
-
-
-def _sizes(config: ThroughputConfig, threads: int) -> "Sizes":
-    from benchmarks.comparison import thread_steps
-    from benchmarks.scaling import Sizes
-
-    steps = thread_steps(2 * threads)
-    ranks = [one for one in steps if one <= threads]
-    if config.dry:
-        return Sizes(
-            threads=steps[:2], ranks=ranks[:2], batch=(2, 4), edge=(32, 48), edge_images=100, samples=(200, 400)
-        )
-    return Sizes(threads=steps, ranks=ranks)
 
 
 def say(line: str) -> None:

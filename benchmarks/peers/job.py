@@ -10,7 +10,7 @@ An adapter is a module of this folder with
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 WORKLOADS = ("flips", "full")
 """flips: decode and flip both ways; full: the whole training augmentation."""
@@ -57,13 +57,3 @@ class Job:
     def tars(self) -> list[str]:
         """The shards that hold training images."""
         return [str(path) for path in sorted(Path(self.shards).glob("*train*.tar"))]
-
-
-class Adapter(Protocol):
-    """What a module of this folder looks like from outside."""
-
-    CONTRACT: str
-
-    def epochs(self, job: Job) -> Epochs:
-        """Epoch after epoch of batches."""
-        ...
