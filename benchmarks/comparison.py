@@ -153,5 +153,6 @@ def _figures(one: Seen, workload: str, some: list[Seen], control: float) -> Load
         epoch_wait_ms=round(median(waits) * 1e3, 1) if waits else None,
         cpu_us=round(median(turn.cpu_seconds / turn.consumed for turn in one.turns) * 1e6, 1),
         memory_mib=max(one.memory) or None,
+        gpu_mib=None if process.gpu_mib is None else round(process.gpu_mib, 1),
         disk_mib=one.disk_mib or None,
     )

@@ -43,7 +43,8 @@ class LoaderProcess:
     Several may import at once; then each is opened alone, and stopped (SIGSTOP) while others are measured. The group
     belongs to our session, so that the kernel hangs it up should we be killed.
 
-    first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words.
+    first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words;
+    gpu_mib: GPU memory that this took, None without a GPU.
     """
 
     def __init__(self, adapter: str, job: Job, *, python: str = sys.executable, log: Path) -> None:
@@ -57,6 +58,7 @@ class LoaderProcess:
             )
         self.first_batch_s = 0.0
         self.contract = ""
+        self.gpu_mib: float | None = None
 
     def imported(self) -> None:
         """Wait until its process has imported what it needs. Raises FailedError where it cannot."""
@@ -70,6 +72,7 @@ class LoaderProcess:
         if ready["wrong"]:
             raise FailedError(ready["wrong"])
         self.first_batch_s, self.contract = ready["first_batch_s"], ready["contract"]
+        self.gpu_mib = ready["gpu_mib"]
 
     def turn(self, seconds: float) -> Turn:
         """Let it run alone until `seconds` of its stream were steady."""
@@ -118,7 +121,7 @@ class LoaderProcess:
         pipe = self._process.stdout
         assert pipe is not None
         if not select.select([pipe], [], [], seconds)[0]:
-            raise FailedError(f"no answer within {seconds:.0f} s (see {self._log.name} in the logs)")
+            raise FailedError(f"no answer within {seconds:.0f} s{self._see()}")
         line = pipe.readline()
         if not line:
             self._process.wait()
@@ -128,7 +131,10 @@ class LoaderProcess:
 
     def _last_words(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it ended without a word"
+        return lines[-1] if lines else f"it ended without a word, by signal or a full /dev/shm{self._see()}"
+
+    def _see(self) -> str:
+        return f" (see logs/{self._log.name} in the folder of --work)"
 
     def _processes(self) -> list[Path]:
         """/proc/PID of everything in its group."""

@@ -44,7 +44,9 @@ class LoaderFigures:
     cpu_us: float | None = None
     """CPU time an image, in microseconds, of all its processes."""
     memory_mib: float | None = None
-    """Most that its processes held besides mapped files, in MiB."""
+    """Most that its processes held after a turn besides mapped files, in MiB."""
+    gpu_mib: float | None = None
+    """GPU memory that opening and the first batch took, in MiB; None without a GPU."""
     disk_mib: float | None = None
     """What it reads, on disk, in MiB."""
 
@@ -70,7 +72,8 @@ class TrainingFigures:
     contention: Spread
     """replayed / resident."""
     utilisation: Spread
-    """Share of the time in which the step had data: by CUDA events on a GPU, else by the wait for batches."""
+    """Share of the time that steps took, not the gaps between them: by CUDA events on a GPU, else by the wait for
+    batches."""
     stage_us: dict[str, float]
     """Microseconds of host threads an image, by stage of the loader."""
     first_step_s: float
@@ -81,9 +84,11 @@ class TrainingFigures:
     """What bounds this run and which setting to change."""
     work: "Work"
     peak_gpu_gib: float | None = None
-    """Most GPU memory reserved, in GiB."""
+    """Most GPU memory that torch reserved for it, in GiB; what DALI holds is not among it."""
     plain_images_per_s: float | None = None
-    """The plain trainer's last epoch; None where it was not asked for."""
+    """The plain trainer's last epoch; None where it was not asked for, or failed."""
+    plain_failed: str = ""
+    """Why there is no figure of the plain trainer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +174,7 @@ class Record:
     seconds: float
     """What the run took."""
     peak_host_mib: float
-    """Most memory of the measuring process itself."""
+    """Most memory of the measuring process itself, with the buffers that limits are measured on."""
     noise: float | None = None
     loaders: list[LoaderFigures] = field(default_factory=list)
     training: TrainingFigures | None = None

@@ -169,8 +169,8 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
 
 def _ranks(job: Job, ranks: int, threads: int) -> list[Job]:
-    """Each rank's share of the threads and of every batch."""
-    threads, batch_size = max(1, threads // ranks), max(1, job.batch_size // ranks)
+    """Each rank's share of the threads and of every batch, but no batches so small that their own cost counts."""
+    threads, batch_size = max(1, threads // ranks), max(min(16, job.batch_size), job.batch_size // ranks)
     return [
         replace(
             job,

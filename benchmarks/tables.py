@@ -39,6 +39,7 @@ def _training(one: TrainingFigures) -> list[str]:
     how = ", ".join(f"{name} {value}" for name, value in one.speed.items() if name != "placement")
     gpu = f" Peak GPU memory {one.peak_gpu_gib:.1f} GiB." if one.peak_gpu_gib is not None else ""
     plain = f" | {one.plain_images_per_s:,.0f}" if one.plain_images_per_s else ""
+    failed = f" The plain trainer failed: {one.plain_failed}." if one.plain_failed else ""
     stages = ", ".join(f"{stage} {spent:.0f}" for stage, spent in one.stage_us.items())
     return [
         f"### Training `{one.backbone}`: does the step wait for data?",
@@ -51,7 +52,7 @@ def _training(one: TrainingFigures) -> list[str]:
         "",
         f"Saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) "
         f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; A/A control (resident, twice a round) "
-        f"{one.noise:.3f}. Host threads, us an image: {stages}.",
+        f"{one.noise:.3f}. Host threads, us an image: {stages}.{failed}",
         "",
         f"> {one.verdict}",
     ]
@@ -82,14 +83,13 @@ def _loaders(record: Record, plots: str) -> list[str]:
 
 
 def _loader_table(some: list[LoaderFigures]) -> list[str]:
-    lines = [
-        "| loader | images/s | of bare decoding | of ours | first batch | epoch's end | CPU an image | memory | disk |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = ["loader", "images/s", "of bare decoding", "of ours", "first batch", "epoch's end", "CPU an image"]
+    heads += ["memory", *(["GPU memory"] if any(one.gpu_mib is not None for one in some) else []), "disk"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     some = sorted(some, key=lambda one: -(one.images_per_s.median if one.images_per_s else 0.0))
     for one in some:
         if one.images_per_s is None or one.of_limit is None:
-            lines.append(f"| {one.name} | not measured: {one.failed} | | | | | | | |")
+            lines.append(f"| {one.name} | not measured: {one.failed} |{' |' * (len(heads) - 2)}")
             continue
         name = f"**{one.name}**" if one.name == OURS else one.name
         cells = [name, one.images_per_s.words(), one.of_limit.words(2), _beside(one), f"{one.first_batch_s:.2f} s"]
@@ -97,6 +97,7 @@ def _loader_table(some: list[LoaderFigures]) -> list[str]:
             "" if one.epoch_wait_ms is None else f"{one.epoch_wait_ms:.0f} ms",
             f"{one.cpu_us:.0f} us",
             "" if one.memory_mib is None else f"{one.memory_mib:,.0f} MiB",
+            *([] if one.gpu_mib is None else [f"{one.gpu_mib:,.0f} MiB"]),
             "" if one.disk_mib is None else f"{one.disk_mib:,.0f} MiB",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.cli import parse, run_command
-from configs.errors import check
+from configs.errors import UserError, check
 from configs.machine import usable_cores
 from configs.schema import Device, LoaderConfig, SpeedConfig
 
@@ -40,7 +40,7 @@ class ThroughputConfig:
     """Whether to measure the training step and what feeds it."""
     peers: Literal["off", "none", "quick", "all"] = "quick"
     """Loaders to measure: off, none at all; none, our default and bare decoding; quick, three common peers too; all,
-    every peer, and every placement and tier of ours."""
+    every peer, and every placement and tier of ours, which together hold some 10 GiB of memory."""
     workloads: Literal["full", "both"] = "full"
     """What the loaders do: the whole augmentation; or that, and flips alone."""
     scaling: bool = False
@@ -112,6 +112,7 @@ def record(config: ThroughputConfig) -> "Record":
     with joined_ranks(config.device) as ranks:
         if config.training or config.trace:
             parts["limits"], parts["training"] = _training(config, shards, ranks)
+            parts["models"] = [model_work(name, shards.size) for name in _MODELS]
         device, threads = ranks.device, config.loader.threads or usable_cores()
     if config.peers != "off" or config.scaling:
         say(f"preparing what peers read in {config.work}")
@@ -130,7 +131,6 @@ def record(config: ThroughputConfig) -> "Record":
             steps = thread_steps(2 * threads)
             sizes = Sizes(threads=steps, ranks=[one for one in steps if one <= threads])
             parts["scaling"] = sweeps(place, sizes, **turns)
-            parts["models"] = [model_work(name, 256) for name in _MODELS]
     hidden = ("shards", "out", "work", "trace")
     return Record(
         **{**environment(), "cores": usable_cores()},
@@ -149,7 +149,7 @@ def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limit
     from benchmarks.comparison import thread_steps
     from benchmarks.limits import limits
     from benchmarks.trace import trace
-    from benchmarks.training import measured, plain, train_config
+    from benchmarks.training import free_gpu_memory, measured, plain, train_config
     from engine.session import open_session
     from engine.step import chosen_dtype
     from engine.tune import tune
@@ -164,15 +164,21 @@ def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limit
         say("measuring the machine's limits")
         dtype = chosen_dtype(trained.precision, ranks.device)
         found, reach = limits(shards, ranks.device, dtype, thread_steps(usable_cores()))
+        free_gpu_memory()
         with open_session(trained, ranks) as session:
             if config.trace:
                 trace(session, Path(config.trace))
                 print(f"trace: {config.trace} (open it in https://ui.perfetto.dev)")
             say(f"measuring the training step of {config.backbone}")
             figures = measured(session, ranks, reach, rounds=config.rounds, seconds=config.seconds)
+        free_gpu_memory()  # for what is measured next, in other processes
         if config.plain:
-            speed = plain(trained, Path(folder), epochs=2, images=config.plain_images)
-            figures = replace(figures, plain_images_per_s=speed)
+            say("timing the plain trainer")
+            try:
+                speed = plain(trained, Path(folder), ranks.device, epochs=2, images=config.plain_images)
+                figures = replace(figures, plain_images_per_s=speed)
+            except UserError as error:
+                figures = replace(figures, plain_failed=str(error))
     return found, figures
 
 
@@ -189,6 +195,9 @@ def show(found: "Record") -> None:
         one = found.training
         print(f"saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) ", end="")
         print(f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; control {one.noise:.3f}")
+        if one.plain_images_per_s or one.plain_failed:
+            speed = f"{one.plain_images_per_s:,.0f} img/s" if one.plain_images_per_s else one.plain_failed
+            print(f"the plain trainer's last epoch: {speed}")
         print(one.verdict)
     if found.noise is not None:
         print(

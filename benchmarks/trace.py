@@ -87,7 +87,7 @@ def trace(session: Session, path: Path) -> None:
     plain.unlink()
     content["traceEvents"] += _events(clock.spans, content["traceEvents"], mark)
     text = json.dumps(content).encode()
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    path.write_bytes(gzip.compress(text, 5) if path.suffix == ".gz" else text)
 
 
 def _traced_step(session: Session, stream: Any) -> None:

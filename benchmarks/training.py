@@ -5,6 +5,7 @@ that already lie on the device, what a loader without any cost would give. real:
 own loop. resident is measured twice in each round, as a control.
 """
 
+import gc
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from benchmarks.verdict import Fed, verdict
 from benchmarks.work import step_work
 from configs.cli import parse, with_recipe
 from configs.errors import UserError
+from configs.machine import usable_cores
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 from engine.session import Session
@@ -35,6 +37,7 @@ _EPOCHS = 1000  # more than any measurement takes: the schedule must not end
 _REPLAYED = 8  # batches kept
 _FEWEST = 3  # steps of a turn
 _AGAIN = "resident again"
+_PLAIN_SECONDS = 1800
 
 
 def train_config(words: Sequence[str], backbone: str, out: Path) -> TrainConfig:
@@ -85,6 +88,7 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
             on_gpu=on_gpu,
         )
     )
+    peak = torch.cuda.max_memory_reserved() if on_gpu else 0  # before the work is counted, in a step of its own
     work = step_work(session, kept[0])
     return TrainingFigures(
         backbone=config.backbone,
@@ -103,7 +107,7 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
         bound=bound,
         verdict=words,
         work=shares(work, median(rates["resident"]), reach),
-        peak_gpu_gib=round(torch.cuda.max_memory_reserved() / 2**30, 2) if on_gpu else None,
+        peak_gpu_gib=round(peak / 2**30, 2) if on_gpu else None,
     )
 
 
@@ -170,24 +174,38 @@ class _Watched:
             self.reports.append(meter.report(clock.since(before)))
 
 
-def plain(config: TrainConfig, folder: Path, *, epochs: int, images: int) -> float:
-    """Images/s of the plain trainer's last epoch on at most `images` of the same JPEGs.
+def plain(config: TrainConfig, folder: Path, device: torch.device, *, epochs: int, images: int) -> float:
+    """Images/s of the plain trainer's last epoch on at most `images` of the same JPEGs, a worker for every core.
 
-    On a GPU with bf16 autocast, channels_last and 16 workers.
+    On a GPU with bf16 autocast and channels_last. Raises UserError where it fails.
     """
     from models.backbones import SHORT_NAMES
 
     export(Path(config.shards), folder / "plain", most=images)
     words = ["-m", "benchmarks.peers.plain_torch", "--data", str(folder / "plain"), "--out", str(folder / "plain.csv")]
     words += ["--backbone", SHORT_NAMES.get(config.backbone, config.backbone), "--epochs", str(epochs)]
-    words += ["--batch-size", str(config.batch_size), "--lr", "1e-4"]
-    if torch.cuda.is_available():
-        words += ["--amp", "--channels-last", "--workers", "16"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    words += ["--batch-size", str(config.batch_size), "--lr", "1e-4", "--workers", str(usable_cores())]
+    words += ["--device", device.type]
+    if device.type == "cuda":
+        words += ["--amp", "--channels-last"]
+    try:
+        done = subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, check=False, timeout=_PLAIN_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"it took more than {_PLAIN_SECONDS} s: lower --plain_images") from error
     speeds = [float(word) for word in re.findall(r"([\d.]+) img/s", done.stdout)]
     if done.returncode or not speeds:
-        raise UserError(f"the plain trainer failed: {done.stderr[-500:]}")
+        raise UserError(([*done.stderr.splitlines()] or ["it ended without a word"])[-1])
     return speeds[-1]
+
+
+def free_gpu_memory() -> None:
+    """Give back what torch keeps of the GPU's memory, for other processes, and forget how much it was at most."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _step(session: Session, batch: Batch) -> None:
@@ -203,4 +221,4 @@ def _copied(batch: Batch) -> Batch:
 
 def _wait(ranks: Ranks) -> None:
     if ranks.device.type == "cuda":
-        torch.cuda.synchronize(ranks.device)
+        torch.cuda.current_stream(ranks.device).synchronize()  # batches that are made ahead may go on

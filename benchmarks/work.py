@@ -16,13 +16,16 @@ from engine.session import Session
 from engine.step import Step
 from loaders.stream import Batch
 from models.fusion import build_model
+from prep.metadata import FEATURES
+
+_DEFAULT = ModelConfig()
 
 
-def model_work(backbone: str, size: int) -> Work:
+def model_work(backbone: str, size: int, config: ModelConfig = _DEFAULT) -> Work:
     """Of the forward pass of the whole network, on one image of `size` px."""
-    torch.manual_seed(0)
-    model = build_model(backbone, ModelConfig(), size=size, meta_features=11, weights="none").eval()
-    image, meta = torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, 11)
+    features = len(FEATURES[config.meta])
+    model = build_model(backbone, config, size=size, meta_features=features, weights="none").eval()
+    image, meta = torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, features)
     with torch.no_grad(), FlopCounterMode(display=False) as flops, _outputs(model) as activations:
         model(image, meta)
     parameters = sum(one.numel() for one in model.parameters())
@@ -50,7 +53,7 @@ def step_work(session: Session, batch: Batch) -> Work:
     )
     with ByteCounter() as moved:
         step(batch)
-    one = model_work(session.config.backbone, session.shards.size)
+    one = model_work(session.config.backbone, session.shards.size, session.config.model)
     images = len(batch.index)
     return Work(
         backbone=one.backbone,

@@ -8,7 +8,7 @@ from ffcv.fields import FloatField, RGBImageField
 from ffcv.fields.decoders import FloatDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.operation import Operation
-from ffcv.transforms import RandomHorizontalFlip, ToTensor
+from ffcv.transforms import RandomHorizontalFlip, ToDevice, ToTensor
 from ffcv.writer import DatasetWriter
 
 from benchmarks.peers import pixels
@@ -63,9 +63,13 @@ def epochs(job: Job) -> Epochs:
     """In a random order."""
     image: list[Operation] = [SimpleRGBImageDecoder()]
     image += [RandomHorizontalFlip(), ToTensor()] if job.workload == "flips" else [ToTensor(), Augment(job.threads)]
+    target: list[Operation] = [FloatDecoder(), ToTensor()]
+    if job.device == "cuda":
+        for operations in (image, target):
+            operations.append(ToDevice(torch.device("cuda", 0), non_blocking=True))
     loader = Loader(
         str(job.own / "data.beton"), batch_size=job.batch_size, num_workers=job.threads, order=OrderOption.RANDOM,
-        pipelines={"image": image, "target": [FloatDecoder(), ToTensor()]}, drop_last=True, seed=job.seed,
+        pipelines={"image": image, "target": target}, drop_last=True, seed=job.seed,
         os_cache=True,
     )  # fmt: skip
     while True:

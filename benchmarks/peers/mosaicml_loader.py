@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from streaming import MDSWriter, StreamingDataset
+from streaming.base.util import clean_stale_shared_memory
 from torch.utils.data import DataLoader
 
 from benchmarks.peers import pixels
@@ -37,6 +38,7 @@ def prepare(job: Job) -> None:
 
 def epochs(job: Job) -> Epochs:
     """The workers stay."""
+    clean_stale_shared_memory()  # of a run that was killed
     options = {"batch_size": job.batch_size, "num_workers": job.threads, "pin_memory": job.pin}
     loader: DataLoader[Any] = DataLoader(Lesions(job), drop_last=True, persistent_workers=True, **options)
     while True:

@@ -115,7 +115,7 @@ def main() -> None:
     args = arguments()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(args.device)
     table = pd.read_csv(args.data / "table.csv")
     held_out = table[table["fold"] == args.fold]
     train_transform, eval_transform = transforms(args.backbone, args.seed)
@@ -168,6 +168,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--channels-last", action="store_true")
     return parser.parse_args()

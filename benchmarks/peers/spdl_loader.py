@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from spdl.pipeline import PipelineBuilder
 
@@ -25,10 +24,10 @@ def epochs(job: Job) -> Epochs:
             yield samples[start : start + job.batch_size]
 
     def load(batch: list[tuple[str, float]]) -> tuple[torch.Tensor, torch.Tensor]:
-        images = np.empty((len(batch), job.size, job.size, 3), np.uint8)
-        for place, (path, _) in enumerate(batch):
-            images[place] = augment(pixels.read(path))
-        return torch.from_numpy(images), torch.tensor([target for _, target in batch])
+        images = torch.empty(len(batch), job.size, job.size, 3, dtype=torch.uint8, pin_memory=job.pin)
+        for picture, (path, _) in zip(images.numpy(), batch, strict=True):
+            picture[...] = augment(pixels.read(path))
+        return images, torch.tensor([target for _, target in batch])
 
     def epoch() -> Iterator[tuple[Any, Any]]:
         builder = PipelineBuilder().add_source(batches()).pipe(load, concurrency=job.threads).add_sink(2)

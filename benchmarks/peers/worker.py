@@ -40,17 +40,26 @@ def main() -> None:
         return
     _answer(answers, {"imported": True})
     sys.stdin.readline()
-    begin = time.perf_counter()
+    free, begin = _free_gpu_mib(job), time.perf_counter()
     stream = Stream(adapter.epochs(job), job)
     images = stream.next()
     ready = {"first_batch_s": time.perf_counter() - begin, "contract": adapter.CONTRACT, "wrong": wrong(images, job)}
-    _answer(answers, ready)
+    _answer(answers, {**ready, "gpu_mib": free - _free_gpu_mib(job) if job.device == "cuda" else None})
     for order in sys.stdin:
         _answer(answers, stream.turn(float(order)))
 
 
 def _answer(answers: Any, what: dict[str, Any]) -> None:
     print(json.dumps(what), file=answers, flush=True)
+
+
+def _free_gpu_mib(job: Job) -> float:
+    """Of the whole GPU: while one loader is opened, all others are kept still."""
+    if job.device != "cuda":
+        return 0.0
+    import torch
+
+    return float(torch.cuda.mem_get_info()[0]) / 2**20
 
 
 def wrong(images: Any, job: Job) -> str:
@@ -85,12 +94,14 @@ class Stream:
         return images
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Consume the stream until `seconds` of it were steady.
+        """Consume the stream until `seconds` of it were steady, or four times as long where epochs are too short.
 
         Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
         """
         moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
-        while enough < seconds or len(moments) <= self._margin + _FEWEST:
+        while len(moments) <= self._margin + _FEWEST or (
+            enough < seconds and moments[-1] - moments[self._margin] < 4 * seconds
+        ):
             self._first = False
             counts.append(len(self.next()))
             moments.append(time.perf_counter())
@@ -101,7 +112,7 @@ class Stream:
         if self._job.device == "cuda":
             import torch
 
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()  # batches that are made ahead may go on
             moments[-1] = time.perf_counter()
         waits = [moments[one] - moments[one - 1] for one in starts]
         return {**steady(moments, counts, starts, self._margin), "consumed": sum(counts), "epoch_waits_s": waits}

@@ -1,8 +1,11 @@
+import time
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
-from benchmarks.peers.worker import steady
+from benchmarks.peers.job import Job
+from benchmarks.peers.worker import Stream, margin, steady
 from benchmarks.turns import Spread, in_turns, is_tie, noise, ratio, spread
 
 MARGIN = 5
@@ -48,3 +51,16 @@ def test_where_epochs_are_too_short_their_waits_count() -> None:
     moments = [float(number) for number in range(21)]
     found = steady(moments, [0] + [10] * 20, list(range(1, 21, 4)), MARGIN)
     assert found == {"images": 10 * (20 - MARGIN), "seconds": 20.0 - MARGIN}
+
+
+def test_a_turn_ends_on_a_set_of_which_an_epoch_has_few_batches() -> None:
+    def epochs() -> Iterator[list[tuple[range, None]]]:
+        while True:
+            time.sleep(0.001)
+            yield [(range(10), None)] * 3
+
+    job = Job(shards="", data="", folder="", threads=2)
+    seen = Stream(epochs(), job).turn(0.02)
+    assert seen["seconds"] >= 0.02
+    assert seen["images"] == seen["consumed"] - 10 * margin(2)
+    assert len(seen["epoch_waits_s"]) > 5
