@@ -142,7 +142,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One thing varied: the fitted line is y = intercept + slope * x, by least squares over the medians."""
+    """One thing varied: the fitted line is y = intercept + slope * x, by least squares of relative errors."""
 
     name: str
     x_label: str

@@ -50,7 +50,7 @@ def sweeps(place: Ground, sizes: Sizes, *, rounds: int, seconds: float, say: Cal
     edge = swept("size", {one: [_of_size(job, place.work, one, sizes.edge_images)] for one in sizes.edge})
     samples = swept("samples", {one: [replace(job, shards=str(repeated(place, one)))] for one in sizes.samples})
     return [
-        _sweep("threads", threads, _rates, "each thread adds {slope:,.0f} images/s"),
+        _sweep("threads", threads, _rates, "each thread adds {slope:,.0f} images/s up to the cores", place.threads),
         _sweep("ranks", ranks, _rates, "each rank changes the whole by {slope:,.0f} images/s"),
         _sweep("batch", batch, _batch_ms, "a batch costs {intercept:.2f} ms, and {slope_us:.0f} us an image"),
         _sweep(
@@ -133,14 +133,18 @@ def _together(processes: list[LoaderProcess], seconds: float) -> Callable[[], fl
     return turn
 
 
-def _sweep(name: str, seen: list[_Seen], y: Callable[[_Seen], list[float]], meaning: str) -> Sweep:
+def _sweep(
+    name: str, seen: list[_Seen], y: Callable[[_Seen], list[float]], meaning: str, most: float = float("inf")
+) -> Sweep:
     points = [
         Point(x=one.x, y=spread(y(one)), memory_mib=round(one.memory_mib, 1), open_s=round(one.open_s, 2))
         for one in seen
     ]
-    places = np.array([one.x for one in points])
-    intercept, slope, r2 = line(places, np.array([one.y.median for one in points]))
-    memory = line(places, np.array([one.memory_mib for one in seen]))[1]
+    fitted = [one for one in points if one.x <= most]
+    medians = np.array([one.y.median for one in fitted])
+    # A rate is measured to some percent of itself, memory to some MiB.
+    intercept, slope, r2 = line(np.array([one.x for one in fitted]), medians, 1 / medians)
+    memory = line(np.array([one.x for one in seen]), np.array([one.memory_mib for one in seen]), np.ones(len(seen)))[1]
     figures = {"intercept": intercept, "slope": slope, "slope_us": slope * 1e3, "million": slope * 1e6}
     return Sweep(
         name=name,
@@ -155,16 +159,17 @@ def _sweep(name: str, seen: list[_Seen], y: Callable[[_Seen], list[float]], mean
     )
 
 
-def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Intercept and slope of y over x by least squares, and the share of y's variance that the line explains.
+def line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Intercept and slope of y over x by least squares of the weighted errors, and the share of the so weighted
+    variance of y that the line explains.
 
     A single point gives a level line, and so does a level cloud, of which any line explains all.
     """
     if len(x) < 2:
         return float(median(y.tolist())), 0.0, 1.0
-    slope, intercept = np.polyfit(x, y, 1)
-    left = float(((y - intercept - slope * x) ** 2).sum())
-    whole = float(((y - y.mean()) ** 2).sum())
+    slope, intercept = np.polyfit(x, y, 1, w=weights)
+    left = float(((weights * (y - intercept - slope * x)) ** 2).sum())
+    whole = float(((weights * (y - np.average(y, weights=weights**2))) ** 2).sum())
     return float(intercept), float(slope), 1 - left / whole if whole else 1.0
 
 

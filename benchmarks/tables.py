@@ -175,7 +175,7 @@ def _scaling(sweeps: list[Sweep], plots: str) -> list[str]:
     lines = [
         "### How it grows",
         "",
-        "Our default, the whole augmentation, one thing varied; the line is fitted to the medians by least squares. "
+        "Our default, the whole augmentation, one thing varied; the line is fitted to medians by relative errors. "
         "Sizes are of synthetic images; large sets repeat the samples of the small one, so that only the index grows.",
         "",
         "| varied | measured | line | r2 | memory |",

@@ -77,14 +77,17 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
     on_gpu, config = ranks.device.type == "cuda", session.config
     stages = {name: round(median(one.stage_us[name] for one in fed.reports), 1) for name in fed.reports[0].stage_us}
     saturation = ratio(rates["real"], rates["replayed"])
+    utilisation = spread([1 - (one.waiting if one.gpu_idle is None else one.gpu_idle) for one in fed.reports])
     bound, words = verdict(
         Fed(
             **{name: median(rates[name]) for name in ("loader", "resident", "replayed", "real")},
             saturation=saturation.median,
             noise=control,
+            waiting=1 - utilisation.median,
             stage_us=stages,
             placement=session.loader.placement,
             cache=config.loader.cache,
+            cores=usable_cores(),
             on_gpu=on_gpu,
         )
     )
@@ -101,7 +104,7 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
         noise=control,
         saturation=saturation,
         contention=ratio(rates["replayed"], rates["resident"]),
-        utilisation=spread([1 - (one.waiting if one.gpu_idle is None else one.gpu_idle) for one in fed.reports]),
+        utilisation=utilisation,
         stage_us=stages,
         first_step_s=round(first, 2),
         bound=bound,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from loaders.meter import remedy
 
 _NOTABLE = 0.03  # a loss that is worth a word, where the control is quieter still
+_PER_SHARE = 3.0  # what a loader may take of a step for each share of the cores that it uses: caches and memory too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +13,8 @@ class Fed:
     """Images/s (medians) of the training step and of its loader.
 
     loader: the stream alone; resident: the step on one batch; replayed: on kept batches; real: both together;
-    saturation: real / replayed, the median of the rounds'; noise: the A/A control; stage_us: the loader's microseconds
-    of host threads an image, by stage.
+    saturation: real / replayed, the median of the rounds'; noise: the A/A control; waiting: share of the time in which
+    the step had no data; stage_us: the loader's microseconds of host threads an image, by stage; cores: of the host.
     """
 
     loader: float
@@ -22,9 +23,11 @@ class Fed:
     real: float
     saturation: float
     noise: float
+    waiting: float
     stage_us: dict[str, float]
     placement: str
     cache: str
+    cores: int
     on_gpu: bool
 
 
@@ -46,6 +49,13 @@ def verdict(fed: Fed) -> tuple[str, str]:
             f"The training step bounds this run: {figures}. Data keeps up (alone the loader makes "
             f"{_rate(fed.loader)} img/s). To go faster: --autotune, larger batches, a smaller backbone or size"
             + _replay_words(fed, tolerance)
+        )
+    busy = fed.real * sum(fed.stage_us.values()) / 1e6 / fed.cores
+    if not fed.on_gpu and 1 - fed.saturation > _PER_SHARE * (fed.waiting + busy):
+        return "unclear", (
+            f"{figures}, but the step waited for data {fed.waiting:.1%} of the time and the loader's threads took "
+            f"{busy:.1%} of the cores, which does not explain it: other work on this machine, or chance. Measure with "
+            "more --rounds and --seconds, and nothing else running"
         )
     busiest = max(fed.stage_us, key=lambda name: fed.stage_us[name])
     change = remedy(busiest, fed.placement, fed.cache, fed.on_gpu)

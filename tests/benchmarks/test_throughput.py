@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 
 import loaders.host
 from benchmarks import limits, scaling, throughput, trace, training
@@ -87,7 +88,7 @@ def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> Non
 
 
 FED = Fed(
-    loader=900.0, resident=1000.0, replayed=1000.0, real=700.0, saturation=0.7, noise=0.02,
+    loader=900.0, resident=1000.0, replayed=1000.0, real=700.0, saturation=0.7, noise=0.02, waiting=0.3, cores=2,
     stage_us={"read": 1.0, "decode": 200.0, "augment": 20.0, "copy": 1.0}, placement="host", cache="none", on_gpu=False,
 )  # fmt: skip
 
@@ -96,7 +97,13 @@ FED = Fed(
     ("changes", "bound", "said"),
     [
         ({}, "loader", "alone it makes 900 img/s.*decode once with --loader.cache ram"),
-        ({"loader": 5000.0}, "sharing", "although the loader alone makes 5,000 img/s"),
+        ({"loader": 5000.0, "waiting": 0.05}, "sharing", "although the loader alone makes 5,000 img/s"),
+        (
+            {"waiting": 0.001, "cores": 64},
+            "unclear",
+            "for data 0.1% of the time and .* 0.2% of the cores, which",
+        ),
+        ({"waiting": 0.001, "cores": 64, "on_gpu": True, "loader": 5000.0}, "sharing", "Loader and step share"),
         ({"noise": 0.35}, "unclear", "a tie, because the same step twice differed by up to 35%"),
         ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
         ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
@@ -228,11 +235,11 @@ def test_dalis_decoder_alone_is_timed(shard_folder: Path) -> None:
 
 def test_a_line_is_that_of_least_squares() -> None:
     x = np.array([1.0, 2.0, 4.0, 8.0])
-    assert scaling.line(x, 3 + 2 * x) == pytest.approx((3.0, 2.0, 1.0))
+    assert scaling.line(x, 3 + 2 * x, np.ones(4)) == pytest.approx((3.0, 2.0, 1.0))
     noisy = 3 + 2 * x + np.array([1.0, -1.0, 1.0, -1.0])
-    intercept, slope, r2 = scaling.line(x, noisy)
-    assert r2 == pytest.approx(np.corrcoef(x, noisy)[0, 1] ** 2)
-    assert (noisy - intercept - slope * x).sum() == pytest.approx(0.0)
+    fit = LinearRegression().fit(x[:, None], noisy, noisy**-2)
+    expected = (fit.intercept_, fit.coef_[0], fit.score(x[:, None], noisy, noisy**-2))
+    assert scaling.line(x, noisy, 1 / noisy) == pytest.approx(expected)
 
 
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
