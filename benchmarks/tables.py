@@ -8,8 +8,10 @@ from benchmarks.turns import Spread
 def throughput(record: Record, plots: str) -> list[str]:
     """The lines of its section; `plots` is the beginning of its pictures' names."""
     config = record.config
+    what = [*([f"`{record.training.backbone}`"] if record.training else []), *(["loaders"] if record.loaders else [])]
+    what = what or ["the stream"]
     lines = [
-        f"## Throughput: {record.device}",
+        f"## Throughput of {' and '.join(what)}: {record.device}",
         "",
         f"{record.date}, torch {record.versions['torch']}, {record.images:,} training images of {record.size} px, "
         f"{record.mean_jpeg_bytes / 1000:.0f} KB each on average; {config['rounds']} rounds, at least "
@@ -35,7 +37,6 @@ def throughput(record: Record, plots: str) -> list[str]:
 
 
 def _training(one: TrainingFigures) -> list[str]:
-    digits = int(one.images_per_s["real"].median < 100)
     how = ", ".join(f"{name} {value}" for name, value in one.speed.items() if name != "placement")
     gpu = f" Peak GPU memory {one.peak_gpu_gib:.1f} GiB." if one.peak_gpu_gib is not None else ""
     plain = f" | {one.plain_images_per_s:,.0f}" if one.plain_images_per_s else ""
@@ -48,7 +49,7 @@ def _training(one: TrainingFigures) -> list[str]:
         "",
         f"| loader alone | resident batch | replayed batches | real |{' plain trainer |' if plain else ''}",
         f"| --- | --- | --- | --- |{' --- |' if plain else ''}",
-        "| " + " | ".join(rate.words(digits) for rate in one.images_per_s.values()) + f"{plain} |",
+        "| " + " | ".join(rate.words(int(rate.median < 100)) for rate in one.images_per_s.values()) + f"{plain} |",
         "",
         f"Saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) "
         f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; A/A control (resident, twice a round) "
@@ -136,7 +137,8 @@ def _limits(record: Record) -> list[str]:
     ]
     lines = ["### Limits of this machine", "", "| limit | measured |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in rows if value]
-    works = [*([record.training.work] if record.training else []), *record.models]
+    trained = [record.training.work] if record.training else []
+    works = [*trained, *(one for one in record.models if one.backbone not in [work.backbone for work in trained])]
     return [*lines, "", *_works(works)] if works else lines
 
 
