@@ -20,6 +20,7 @@ from prep.diagnosis import diagnosis_classes
 from prep.manifest import SAMPLES, read_manifest
 
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "diagnosis"]
+_REPEATING = ["shard", "split", "diagnosis"]  # few values: read as numbers into a dictionary
 
 
 class DamagedSampleError(UserError):
@@ -45,16 +46,18 @@ class ShardSet:
         self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
         self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
         self.diagnosis = diagnosis_classes(table["diagnosis"].combine_chunks(), self.target)
-        self._split: pa.Array = table["split"].combine_chunks().dictionary_encode()
+        self._split: pa.DictionaryArray = table["split"].combine_chunks()
         self.meta: npt.NDArray[np.float32] = (
             table[f"meta_{meta}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         )
-        files = table["shard"].combine_chunks().dictionary_encode()
+        files = table["shard"].combine_chunks()
         self._files: list[str] = files.dictionary.to_pylist()
         self._file: npt.NDArray[np.int32] = files.indices.to_numpy()
         self._offset: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self._length: npt.NDArray[np.int32] = table["length"].to_numpy()
         self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
+        del table, files
+        pa.default_memory_pool().release_unused()  # reading took twice what is kept
         self._contents: dict[int, memoryview] = {}
         self._lock = threading.Lock()
 
@@ -135,6 +138,6 @@ def _mapped(path: Path) -> mmap.mmap:
 def _read_table(folder: Path, meta: MetaKind) -> pa.Table:
     path = folder / SAMPLES
     try:
-        return pq.read_table(path, columns=[*_COLUMNS, f"meta_{meta}"])
+        return pq.read_table(path, columns=[*_COLUMNS, f"meta_{meta}"], read_dictionary=_REPEATING)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {error}; make the shard set anew") from error

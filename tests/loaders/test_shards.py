@@ -1,0 +1,48 @@
+"""A shard set, opened."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import Table
+
+from loaders.shards import ShardSet
+from prep.diagnosis import CLASSES
+from prep.manifest import SAMPLES
+
+
+def columns(shards: ShardSet) -> dict[str, list[object]]:
+    whole = {name: getattr(shards, name).tolist() for name in ("source", "fold", "target", "diagnosis", "meta")}
+    rows = {split: shards.split_rows(split).tolist() for split in ("train", "test")}
+    return {
+        **whole,
+        **rows,
+        "key": shards.key.to_pylist(),
+        "bytes": [bytes(one) for one in shards.jpegs(all_of(shards))],
+    }
+
+
+def all_of(shards: ShardSet) -> np.ndarray:
+    return np.arange(len(shards))
+
+
+def in_small_groups(table: Table, path: Path) -> None:
+    """Seven rows a group: each group has shards, splits and diagnoses of its own, in an order of its own."""
+    pq.write_table(table, path, row_group_size=7)
+    assert pq.ParquetFile(path).metadata.num_row_groups > 20
+
+
+def test_a_table_of_many_row_groups_is_opened_as_one_of_a_single_group(shard_folder: Path, tmp_path: Path) -> None:
+    for path in shard_folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    table = pq.read_table(shard_folder / SAMPLES)
+    (tmp_path / SAMPLES).unlink()
+    in_small_groups(table, tmp_path / SAMPLES)
+    whole, cut = ShardSet(shard_folder), ShardSet(tmp_path)
+    assert columns(cut) == columns(whole)
+    kept = table.slice(0, len(whole))
+    assert whole.key.to_pylist() == kept["key"].to_pylist()
+    assert whole.split_rows("test").tolist() == np.flatnonzero(pc.equal(kept["split"], "test")).tolist()
+    assert {CLASSES[number] for number in whole.diagnosis} >= {"MEL", "NV", "BCC"}
+    assert len({*kept["shard"].to_pylist()}) > 4
