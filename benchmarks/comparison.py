@@ -46,21 +46,19 @@ class Seen:
 
 def compared(
     place: Ground, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
-) -> tuple[list[LoaderFigures], float]:
-    """Figures of every contender on each workload, and the A/A control over all workloads.
+) -> tuple[list[LoaderFigures], dict[str, float]]:
+    """Figures of every contender on each workload, and each workload's A/A control.
 
     One workload after the other: memory must hold all that take turns.
     """
     found: list[LoaderFigures] = []
-    controls: list[float] = []
-    seen: dict[str, list[Seen]] = {}
+    controls: dict[str, float] = {}
     for workload in workloads:
-        seen[workload] = _take_turns(place, peers, workload, rounds, seconds, say)
-        by_name = {one.contender.name: one for one in seen[workload]}
-        controls.append(noise(by_name[OURS].rates, by_name[AGAIN].rates))
-    for workload, some in seen.items():
-        found += [_figures(one, workload, some, max(controls)) for one in some]
-    return found, max(controls)
+        seen = _take_turns(place, peers, workload, rounds, seconds, say)
+        by_name = {one.contender.name: one for one in seen}
+        controls[workload] = noise(by_name[OURS].rates, by_name[AGAIN].rates)
+        found += [_figures(one, workload, seen, controls[workload]) for one in seen]
+    return found, controls
 
 
 def thread_steps(most: int) -> list[int]:
@@ -145,6 +143,7 @@ def _figures(one: Seen, workload: str, some: list[Seen], control: float) -> Load
         workload=workload,
         contract=process.contract,
         threads=one.threads,
+        versions=process.versions,
         images_per_s=spread(one.rates),
         of_limit=ratio(one.rates, limit.rates),
         of_ours=beside,

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,19 @@ def environment() -> dict[str, Any]:
     """Date, device and versions."""
     import torch
 
-    device = f"{platform.machine()} CPU, {usable_cores()} cores, no GPU"
+    device = f"{_cpu()}, {usable_cores()} cores, no GPU"
     if torch.cuda.is_available():
-        device = f"{torch.cuda.get_device_name()}, {usable_cores()} CPU cores"
+        device = f"{torch.cuda.get_device_name()}, {usable_cores()} cores of {_cpu()}"
     return {"date": date.today().isoformat(), "device": device, "versions": versions()}
+
+
+def _cpu() -> str:
+    """Its name where Linux tells it, and its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return f"{platform.machine()} CPU"
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

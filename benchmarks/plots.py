@@ -51,14 +51,18 @@ def _bars(some: list[LoaderFigures]) -> list[LoaderFigures]:
 def _sweeps(sweeps: list[Sweep], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(sweeps), 3.4), layout="constrained")
-    for axis, one in zip(figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps, strict=True):
+    columns = min(3, len(sweeps))
+    figure = Figure(figsize=(4.2 * columns, 3.4 * -(-len(sweeps) // columns)), layout="constrained")
+    axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).ravel()
+    for axis in axes[len(sweeps) :]:
+        axis.remove()
+    for axis, one in zip(axes, sweeps, strict=False):
         x = np.array([point.x for point in one.points])
         middle, low, high = (
             np.array([getattr(point.y, name) for point in one.points]) for name in ("median", "low", "high")
         )
         axis.errorbar(x, middle, yerr=[middle - low, high - middle], fmt="o", color=_OURS, capsize=3)
-        axis.plot(x, one.intercept + one.slope * x, color=_OURS, linewidth=1, label=f"r2 {one.r2:.3f}")
+        axis.plot(x[: one.fitted], one.intercept + one.slope * x[: one.fitted], color=_OURS, linewidth=1)
         axis.set(xlabel=one.x_label, ylabel=one.y_label, ylim=(0, 1.2 * high.max()))
         axis.set_title(one.name, fontsize=10, loc="left", color=_INK)
         memory = axis.twinx()
@@ -67,7 +71,6 @@ def _sweeps(sweeps: list[Sweep], path: Path) -> None:
         memory.set_ylabel("MiB", color=_MEMORY)
         memory.tick_params(colors=_MEMORY)
         memory.spines["top"].set_visible(False)
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
         _plain(axis)
     figure.savefig(path, dpi=110)
 

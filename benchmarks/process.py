@@ -44,7 +44,7 @@ class LoaderProcess:
     belongs to our session, so that the kernel hangs it up should we be killed.
 
     first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words;
-    gpu_mib: GPU memory that this took, None without a GPU.
+    versions: of the packages that do its work, by name; gpu_mib: GPU memory that this took, None without a GPU.
     """
 
     def __init__(self, adapter: str, job: Job, *, python: str = sys.executable, log: Path) -> None:
@@ -58,6 +58,7 @@ class LoaderProcess:
             )
         self.first_batch_s = 0.0
         self.contract = ""
+        self.versions: dict[str, str] = {}
         self.gpu_mib: float | None = None
 
     def imported(self) -> None:
@@ -72,7 +73,7 @@ class LoaderProcess:
         if ready["wrong"]:
             raise FailedError(ready["wrong"])
         self.first_batch_s, self.contract = ready["first_batch_s"], ready["contract"]
-        self.gpu_mib = ready["gpu_mib"]
+        self.versions, self.gpu_mib = ready["versions"], ready["gpu_mib"]
 
     def turn(self, seconds: float) -> Turn:
         """Let it run alone until `seconds` of its stream were steady."""

@@ -59,7 +59,7 @@ def _training(record: Record) -> list[tuple[str, str, str]]:
     rate = one.images_per_s["real"]
     words = (
         f"{rate.words(int(rate.median < 100))} images/s, saturation {one.saturation.words(2)}: {bound[one.bound]} "
-        f"(the same step twice differed by up to {one.noise:.0%})"
+        f"(ties are differences under {one.noise:.0%})"
     )
     return [(what, words, record.device)]
 

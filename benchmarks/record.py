@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from benchmarks.turns import Spread
 from configs.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Kind = Literal["limit", "ours", "peer"]
 
 
@@ -29,6 +29,8 @@ class LoaderFigures:
     """What its batches hold, in words."""
     threads: int = 0
     """Threads or worker processes."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the packages that do its work, as its own environment has them."""
     images_per_s: Spread | None = None
     """Steady, without the beginning of a turn and the batches around an epoch's end."""
     of_limit: Spread | None = None
@@ -36,7 +38,7 @@ class LoaderFigures:
     of_ours: Spread | None = None
     """As a multiple of our default in the same rounds."""
     tie: bool = False
-    """Whether it is no further from ours than the A/A control."""
+    """Whether it is no further from ours than the A/A control of its workload."""
     first_batch_s: float | None = None
     """From opening to the first batch, in seconds; imports and conversion are done."""
     epoch_wait_ms: float | None = None
@@ -150,8 +152,10 @@ class Sweep:
     points: list[Point]
     intercept: float
     slope: float
-    r2: float
-    """Share of the variance that the line explains."""
+    off: float | None
+    """How far a point that was fitted lies from the line at most, as a share of it; None with fewer than three."""
+    fitted: int
+    """So many of the points, from the first on, were fitted."""
     meaning: str
     """What the line says, in words."""
     memory_slope: float | None = None
@@ -160,7 +164,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run. noise: the A/A control of the loaders, our default measured twice in each round and workload."""
+    """One run. noise: the A/A control of the loaders, our default measured twice in each round, by workload."""
 
     date: str
     device: str
@@ -175,7 +179,7 @@ class Record:
     """What the run took."""
     peak_host_mib: float
     """Most memory of the measuring process itself, with the buffers that limits are measured on."""
-    noise: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
     loaders: list[LoaderFigures] = field(default_factory=list)
     training: TrainingFigures | None = None
     limits: Limits | None = None

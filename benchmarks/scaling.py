@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -143,7 +142,9 @@ def _sweep(
     fitted = [one for one in points if one.x <= most]
     medians = np.array([one.y.median for one in fitted])
     # A rate is measured to some percent of itself, memory to some MiB.
-    intercept, slope, r2 = line(np.array([one.x for one in fitted]), medians, 1 / medians)
+    x = np.array([one.x for one in fitted])
+    intercept, slope = line(x, medians, 1 / medians)
+    off = float(np.abs(medians / (intercept + slope * x) - 1).max())
     memory = line(np.array([one.x for one in seen]), np.array([one.memory_mib for one in seen]), np.ones(len(seen)))[1]
     figures = {"intercept": intercept, "slope": slope, "slope_us": slope * 1e3, "million": slope * 1e6}
     return Sweep(
@@ -153,24 +154,19 @@ def _sweep(
         points=points,
         intercept=intercept,
         slope=slope,
-        r2=round(r2, 4),
+        off=round(off, 4) if len(fitted) > 2 else None,
+        fitted=len(fitted),
         meaning=meaning.format(**figures, memory_bytes=memory * 2**20),
         memory_slope=memory,
     )
 
 
-def line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Intercept and slope of y over x by least squares of the weighted errors, and the share of the so weighted
-    variance of y that the line explains.
-
-    A single point gives a level line, and so does a level cloud, of which any line explains all.
-    """
+def line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope of y over x by least squares of the weighted errors; a single point gives a level line."""
     if len(x) < 2:
-        return float(median(y.tolist())), 0.0, 1.0
+        return float(y[0]), 0.0
     slope, intercept = np.polyfit(x, y, 1, w=weights)
-    left = float(((weights * (y - intercept - slope * x)) ** 2).sum())
-    whole = float(((weights * (y - np.average(y, weights=weights**2))) ** 2).sum())
-    return float(intercept), float(slope), 1 - left / whole if whole else 1.0
+    return float(intercept), float(slope)
 
 
 def _ranks(job: Job, ranks: int, threads: int) -> list[Job]:

@@ -4,6 +4,8 @@ from benchmarks.contenders import OURS
 from benchmarks.record import LoaderFigures, Record, Sweep, TrainingFigures, Work
 from benchmarks.turns import Spread
 
+_WORKLOADS = {"flips": "decode and flip", "full": "the whole augmentation"}
+
 
 def throughput(record: Record, plots: str) -> list[str]:
     """The lines of its section; `plots` is the beginning of its pictures' names."""
@@ -60,27 +62,37 @@ def _training(one: TrainingFigures) -> list[str]:
 
 
 def _loaders(record: Record, plots: str) -> list[str]:
-    assert record.noise is not None
+    controls = " and ".join(f"{control:.1%} ({_WORKLOADS[name]})" for name, control in record.noise.items())
     lines = [
         "### Loaders side by side",
         "",
         f"Batches of {record.config['loader_batch_size']}, uint8 NHWC on the training device, warm page cache, the "
         "same JPEGs; each in a process of its own, which is stopped while another one runs. Threads or workers: "
-        f"{max(one.threads for one in record.loaders)} each. The A/A control, our default measured twice a round, "
-        f"differed from itself by up to {record.noise:.1%}: smaller differences are ties.",
+        f"{max(one.threads for one in record.loaders)} each. By the A/A control, our default measured twice a round, "
+        f"the same thing may differ from itself by {controls}: smaller differences are ties.",
     ]
-    for workload, title in (("flips", "Decode and flip"), ("full", "The whole augmentation")):
+    for workload, title in _WORKLOADS.items():
         some = [one for one in record.loaders if one.workload == workload]
         if some:
-            lines += ["", f"**{title}**", "", *_loader_table(some)]
+            lines += ["", f"**{title.capitalize()}**", "", *_loader_table(some)]
             lines += ["", _ranking(some)]
-    contracts: dict[str, list[str]] = {one.contract: [] for one in record.loaders if one.contract}
-    for one in record.loaders:
-        if one.contract and one.name not in contracts[one.contract]:
-            contracts[one.contract].append(one.name)
-    lines += ["", "What a batch holds besides its pictures:", ""]
-    lines += [f"- {'; '.join(names)}: {contract}." for contract, names in contracts.items()]
+    lines += ["", "What a batch holds besides its pictures:", "", *_contracts(record.loaders)]
     return [*lines, "", f"![Loaders side by side]({plots}_loaders.png)"]
+
+
+def _contracts(loaders: list[LoaderFigures]) -> list[str]:
+    """A line for all loaders of one adapter, with the versions that did the work."""
+    names: dict[str, dict[str, None]] = {}
+    versions: dict[str, dict[str, str]] = {}
+    for one in loaders:
+        if one.contract:
+            names.setdefault(one.contract, {})[one.name] = None
+            versions.setdefault(one.contract, {}).update(one.versions)
+    return [
+        f"- {'; '.join(names[contract])}: {contract} "
+        f"({', '.join(f'{name} {version}' for name, version in versions[contract].items())})."
+        for contract in names
+    ]
 
 
 def _loader_table(some: list[LoaderFigures]) -> list[str]:
@@ -180,13 +192,14 @@ def _scaling(sweeps: list[Sweep], plots: str) -> list[str]:
         "Our default, the whole augmentation, one thing varied; the line is fitted to medians by relative errors. "
         "Sizes are of synthetic images; large sets repeat the samples of the small one, so that only the index grows.",
         "",
-        "| varied | measured | line | r2 | memory |",
+        "| varied | measured | line | off the line | memory |",
         "| --- | --- | --- | --- | --- |",
     ]
     for one in sweeps:
         points = "; ".join(f"{point.x:,g}: {point.y.words(int(point.y.median < 1000))}" for point in one.points)
         memory = "; ".join(f"{point.x:,g}: {point.memory_mib:,.0f} MiB" for point in one.points)
-        lines.append(f"| {one.x_label} | {one.y_label}: {points} | {one.meaning} | {one.r2:.3f} | {memory} |")
+        off = "" if one.off is None else f"at most {one.off:.0%}"
+        lines.append(f"| {one.x_label} | {one.y_label}: {points} | {one.meaning} | {off} | {memory} |")
     opened = [point for one in sweeps if one.name == "samples" for point in one.points]
     if opened and opened[-1].open_s is not None:
         lines += [

@@ -199,14 +199,13 @@ def show(found: "Record") -> None:
             speed = f"{one.plain_images_per_s:,.0f} img/s" if one.plain_images_per_s else one.plain_failed
             print(f"the plain trainer's last epoch: {speed}")
         print(one.verdict)
-    if found.noise is not None:
-        print(
-            f"loaders, median (range) of {found.config['rounds']} rounds; differences under {found.noise:.0%} are ties"
-        )
+    if found.noise:
+        ties = ", ".join(f"{workload} {control:.0%}" for workload, control in found.noise.items())
+        print(f"loaders, median (range) of {found.config['rounds']} rounds; smaller differences are ties: {ties}")
     for loader in sorted(found.loaders, key=lambda loader: (loader.workload, -_median(loader))):
         print(f"{loader.workload:6} {loader.name:46} {_figures(loader)}")
     for sweep in found.scaling:
-        print(f"{sweep.name}: {sweep.meaning} (r2 {sweep.r2:.3f})")
+        print(f"{sweep.name}: {sweep.meaning}")
 
 
 def _median(loader: "LoaderFigures") -> float:

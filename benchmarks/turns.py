@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
+from scipy.stats import quantile_test
+
 Key = TypeVar("Key")
 
 
@@ -47,8 +50,16 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
 
 
 def noise(first: Sequence[float], again: Sequence[float]) -> float:
-    """The A/A control: how far the same thing, measured twice in each round, ever was from itself, as a share."""
-    return _short(max(abs(a / b - 1) for a, b in zip(again, first, strict=True)))
+    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1, as a share.
+
+    That is the further end of the 90 % interval of the median by order statistics: with up to seven rounds the worst
+    one, with more rounds an inner one, so that measuring longer tells smaller differences apart.
+    """
+    ratios = [a / b for a, b in zip(again, first, strict=True)]
+    interval = quantile_test(ratios, p=0.5).confidence_interval(0.9)
+    if np.isnan([interval.low, interval.high]).any():  # under five rounds no interval is that sure
+        return _short(max(abs(ratio - 1) for ratio in ratios))
+    return _short(max(abs(interval.low - 1), abs(interval.high - 1)))
 
 
 def is_tie(found: Spread, control: float) -> bool:

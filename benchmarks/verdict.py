@@ -42,7 +42,7 @@ def verdict(fed: Fed) -> tuple[str, str]:
     if fed.saturation >= 1 - tolerance:
         if fed.saturation < 1 - _NOTABLE:
             return "unclear", (
-                f"{figures}: a tie, because the same step twice differed by up to {fed.noise:.0%}. Measure with more "
+                f"{figures}: a tie, because the same step twice may differ by {fed.noise:.0%}. Measure with more "
                 "--rounds and --seconds, and nothing else running"
             )
         return "step", (

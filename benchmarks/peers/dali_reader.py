@@ -11,6 +11,7 @@ from nvidia.dali.types import BOOL
 
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("nvidia-dali-cuda130",)
 CONTRACT = (
     "pixels and target; shuffled in a reservoir of 1,000; saturation and value are scaled, not shifted, always five "
     "holes; no stand-in for a damaged JPEG, no checksums"

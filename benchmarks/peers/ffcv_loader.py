@@ -14,6 +14,7 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("ffcv", "opencv-python-headless", "numpy")
 CONTRACT = (
     "pixels and target; JPEGs encoded anew; flips left-right only; rotation, scaling and hue are not FFCV's: full "
     "augments with OpenCV"

@@ -2,6 +2,7 @@
 
 An adapter is a module of this folder with
 
+    PACKAGES                 those that do its work, as pip knows them
     CONTRACT                 what its batches hold besides uint8 pictures, what its work leaves out, in words
     prepare(job)             optional: write the images in the peer's own format under job.folder, once
     epochs(job)              endless: epochs of (images uint8 [b, size, size, 3], targets [b]), in a new order each

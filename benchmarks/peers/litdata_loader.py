@@ -9,6 +9,7 @@ from litdata import StreamingDataLoader, StreamingDataset, optimize
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("litdata", "torch", "simplejpeg", "opencv-python-headless")
 CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 

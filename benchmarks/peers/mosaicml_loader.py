@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("mosaicml-streaming", "torch", "simplejpeg", "opencv-python-headless")
 CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 

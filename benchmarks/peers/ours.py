@@ -16,6 +16,7 @@ from loaders.placement import open_loader
 from loaders.shards import ShardSet
 from loaders.stream import batches, train_requests
 
+PACKAGES = ("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130")
 CONTRACT = "pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified"
 _ONLY_FLIPS = AugmentConfig(
     quarter_turn=0.0,

@@ -10,6 +10,7 @@ from spdl.pipeline import PipelineBuilder
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("spdl", "simplejpeg", "opencv-python-headless")
 CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 

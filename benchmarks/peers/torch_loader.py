@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("torch", "pillow", "simplejpeg", "opencv-python-headless", "albumentations")
 CONTRACT = "pixels and target; no meta vector, no checksums; order and augmentation not repeatable across worker counts"
 
 

@@ -18,6 +18,7 @@ from benchmarks.peers.job import Epochs, Job
 from loaders.pixels import empty_pictures
 from loaders.shards import ShardSet
 
+PACKAGES = ("simplejpeg",)
 CONTRACT = "no batches: pixels are thrown away"
 _TOGETHER = 32
 

@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
+PACKAGES = ("webdataset", "torch", "pillow", "simplejpeg", "opencv-python-headless")
 CONTRACT = "pixels, meta vector and target; shuffled in a reservoir of 1,000; no checksums"
 
 

@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarks.peers.job import Job
@@ -43,14 +45,29 @@ def main() -> None:
     free, begin = _free_gpu_mib(job), time.perf_counter()
     stream = Stream(adapter.epochs(job), job)
     images = stream.next()
-    ready = {"first_batch_s": time.perf_counter() - begin, "contract": adapter.CONTRACT, "wrong": wrong(images, job)}
-    _answer(answers, {**ready, "gpu_mib": free - _free_gpu_mib(job) if job.device == "cuda" else None})
+    ready = {
+        "first_batch_s": time.perf_counter() - begin,
+        "contract": adapter.CONTRACT,
+        "versions": versions(adapter.PACKAGES),
+        "wrong": wrong(images, job),
+        "gpu_mib": free - _free_gpu_mib(job) if job.device == "cuda" else None,
+    }
+    _answer(answers, ready)
     for order in sys.stdin:
         _answer(answers, stream.turn(float(order)))
 
 
 def _answer(answers: Any, what: dict[str, Any]) -> None:
     print(json.dumps(what), file=answers, flush=True)
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Of those that this environment has."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _free_gpu_mib(job: Job) -> float:

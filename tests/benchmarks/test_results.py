@@ -25,7 +25,8 @@ def figures(name: str, kind: str, rate: float, *, tie: bool = False) -> LoaderFi
 OURS_TWICE = [figures(OURS, "ours", 1000), figures(AGAIN, "ours", 1010, tie=True)]
 RECORD = Record(
     date="2026-01-01", device="a machine", cores=2, versions={"torch": "2"}, images=10, size=64, mean_jpeg_bytes=1000,
-    config={"rounds": 3, "seconds": 1.0, "loader_batch_size": 8}, seconds=60.0, peak_host_mib=10.0, noise=0.05,
+    config={"rounds": 3, "seconds": 1.0, "loader_batch_size": 8}, seconds=60.0, peak_host_mib=10.0,
+    noise={"full": 0.05},
     costs={"order_us": 1.0, "params_us": 2.0, "meter_us": 3.0},
     loaders=[figures("bare", "limit", 2000), *OURS_TWICE, figures("slow peer", "peer", 500),
              LoaderFigures(name="no peer", kind="peer", workload="full", failed="it is not installed")],
@@ -63,7 +64,7 @@ def test_pictures_are_drawn_of_what_the_record_has(tmp_path: Path) -> None:
     point = Point(x=1.0, y=Spread(median=2.0, low=1.0, high=3.0), memory_mib=5.0)
     sweep = Sweep(
         name="threads", x_label="threads", y_label="images/s", points=[point, replace(point, x=2.0)],
-        intercept=2.0, slope=0.0, r2=1.0, meaning="level",
+        intercept=2.0, slope=0.0, off=None, fitted=2, meaning="level",
     )  # fmt: skip
     plots.draw(replace(RECORD, scaling=[sweep]), tmp_path / "one")
     assert {path.name for path in tmp_path.iterdir()} == {"one_loaders.png", "one_scaling.png"}

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,11 +53,14 @@ def figures(shards: Path, out: Path, *, step_sleeps: float = 0.0) -> TrainingFig
         return training.measured(session, ranks, REACH, rounds=3, seconds=0.3)
 
 
-def skip_on_a_busy_machine(found: TrainingFigures, *, least: float) -> None:
-    """Where the same step twice differs by much, no verdict is the right one."""
-    if found.bound == "unclear":
+def clear(measure: Callable[[], TrainingFigures], *, least: float) -> TrainingFigures:
+    """The first of three measurements with a verdict; where the same step twice differs by much, none is right."""
+    for _ in range(3):
+        found = measure()
+        if found.bound != "unclear":
+            return found
         assert found.noise > least, found
-        pytest.skip(f"the same step twice differed by {found.noise:.0%}: too busy a machine for a verdict")
+    pytest.skip(f"the same step twice differed by {found.noise:.0%}: too busy a machine for a verdict")
 
 
 def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +71,7 @@ def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monk
         finish(*arguments)
 
     monkeypatch.setattr(loaders.host, "finish", slowed)
-    found = figures(shard_folder, tmp_path)
-    skip_on_a_busy_machine(found, least=0.3)
+    found = clear(lambda: figures(shard_folder, tmp_path), least=0.3)
     assert found.bound == "loader", found
     assert found.saturation.median < 0.7
     assert found.utilisation.median < 0.7
@@ -79,8 +81,7 @@ def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monk
 
 
 def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> None:
-    found = figures(shard_folder, tmp_path, step_sleeps=0.15)
-    skip_on_a_busy_machine(found, least=0.1)
+    found = clear(lambda: figures(shard_folder, tmp_path, step_sleeps=0.15), least=0.03)
     assert found.bound == "step", found
     assert found.saturation.median > 0.85
     assert found.utilisation.median > 0.9
@@ -104,7 +105,7 @@ FED = Fed(
             "for data 0.1% of the time and .* 0.2% of the cores, which",
         ),
         ({"waiting": 0.001, "cores": 64, "on_gpu": True, "loader": 5000.0}, "sharing", "Loader and step share"),
-        ({"noise": 0.35}, "unclear", "a tie, because the same step twice differed by up to 35%"),
+        ({"noise": 0.35}, "unclear", "a tie, because the same step twice may differ by 35%"),
         ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
         ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
     ],
@@ -146,8 +147,7 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     assert found.training is not None
     assert found.limits is not None
     assert set(found.training.images_per_s) == {"loader", "resident", "replayed", "real"}
-    assert found.noise is not None
-    assert found.noise > 0
+    assert found.noise["full"] > 0
     assert all(value.median > 0 for value in found.limits.memory_gb_per_s.values())
     by_name = {one.name: one for one in found.loaders}
     ours, again, limit = (
@@ -160,6 +160,7 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     assert again.tie, "the control differs from itself by no more than the control"
     assert limit.images_per_s is not None
     assert by_name["torch DataLoader, simplejpeg"].memory_mib
+    assert by_name["torch DataLoader, simplejpeg"].versions["torch"] == torch.__version__
     assert str(lab) not in (lab / "record.json").read_text(), "no path of this machine"
     throughput.show(found)
     said = capsys.readouterr().out
@@ -235,11 +236,10 @@ def test_dalis_decoder_alone_is_timed(shard_folder: Path) -> None:
 
 def test_a_line_is_that_of_least_squares() -> None:
     x = np.array([1.0, 2.0, 4.0, 8.0])
-    assert scaling.line(x, 3 + 2 * x, np.ones(4)) == pytest.approx((3.0, 2.0, 1.0))
+    assert scaling.line(x, 3 + 2 * x, np.ones(4)) == pytest.approx((3.0, 2.0))
     noisy = 3 + 2 * x + np.array([1.0, -1.0, 1.0, -1.0])
     fit = LinearRegression().fit(x[:, None], noisy, noisy**-2)
-    expected = (fit.intercept_, fit.coef_[0], fit.score(x[:, None], noisy, noisy**-2))
-    assert scaling.line(x, noisy, 1 / noisy) == pytest.approx(expected)
+    assert scaling.line(x, noisy, 1 / noisy) == pytest.approx((fit.intercept_, fit.coef_[0]))
 
 
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
@@ -249,6 +249,7 @@ def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     assert [one.name for one in found] == ["threads", "ranks", "batch", "size", "samples"]
     assert [[point.x for point in one.points] for one in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
     assert all(point.y.median > 0 and point.memory_mib for one in found for point in one.points)
+    assert [(one.fitted, one.off) for one in found] == [(1, None), (1, None), (2, None), (1, None), (2, None)]
     large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
     rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
     assert len(large) == 500

@@ -1,8 +1,10 @@
 import time
 from collections.abc import Iterator
 from itertools import count
+from statistics import median
 
 import pytest
+from scipy.stats import bootstrap
 
 from benchmarks.peers.job import Job
 from benchmarks.peers.worker import Stream, margin, steady
@@ -34,6 +36,16 @@ def test_a_difference_within_that_of_the_same_thing_twice_is_a_tie() -> None:
     assert control == pytest.approx(0.1)
     assert is_tie(spread([0.8, 0.93, 1.2]), control)
     assert not is_tie(spread([0.8, 0.88, 1.2]), control)
+
+
+def test_more_rounds_tell_smaller_differences_apart() -> None:
+    ratios = [0.8, 0.97, 0.98, 0.99, 1.0, 1.01, 1.02, 1.03, 1.3]
+    controls = [noise([1.0] * rounds, ratios[:rounds]) for rounds in (3, 5)]
+    assert controls == pytest.approx([0.2, 0.2]), "the worst of few rounds"
+    inner = bootstrap((ratios,), median, confidence_level=0.9, n_resamples=9999, method="percentile", rng=0)
+    low, high = inner.confidence_interval
+    assert noise([1.0] * 9, ratios) == pytest.approx(max(1 - low, high - 1), abs=0.011)
+    assert noise([1.0] * 9, ratios) < 0.05, "one bad round of nine counts no longer"
 
 
 def test_batches_near_the_beginning_and_near_an_epochs_end_are_left_out() -> None:
