@@ -37,6 +37,8 @@ class Contender:
     """Whether it reads a format of its own, which must be written first."""
     threads: int = 0
     """Threads or worker processes; 0 means as many as all others."""
+    pixels: bool = False
+    """Whether it reads pixels that were decoded before."""
     quick: bool = False
     """Whether it takes part in a run of a minute."""
 
@@ -67,7 +69,14 @@ PEERS = (
     ),
     Contender(name="DALI, its own reader", adapter="dali_reader"),
     Contender(name="FFCV, JPEG", adapter="ffcv_loader", environment="ffcv", options={"variant": "jpg"}, writes=True),
-    Contender(name="FFCV, raw", adapter="ffcv_loader", environment="ffcv", options={"variant": "raw"}, writes=True),
+    Contender(
+        name="FFCV, raw",
+        adapter="ffcv_loader",
+        environment="ffcv",
+        options={"variant": "raw"},
+        writes=True,
+        pixels=True,
+    ),
     Contender(name="litdata", adapter="litdata_loader", environment="litdata", writes=True),
     Contender(name="mosaicml-streaming", adapter="mosaicml_loader", environment="mosaicml", writes=True),
     Contender(name="SPDL", adapter="spdl_loader", environment="spdl"),
@@ -92,7 +101,7 @@ def ours(device: str, peers: Peers) -> list[Contender]:
         }
     others["pixels kept in RAM"] = {**default, "cache": "ram"}
     return found + [
-        Contender(name=f"ours, {name}", adapter="ours", kind="ours", options=options)
+        Contender(name=f"ours, {name}", adapter="ours", kind="ours", options=options, pixels="cache" in options)
         for name, options in others.items()
         if peers == "all"
     ]

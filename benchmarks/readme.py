@@ -31,18 +31,27 @@ def _loaders(record: Record) -> list[tuple[str, str, str]]:
         ours = [one for one in record.loaders if (one.name, one.workload) == (OURS, workload)]
         beside = peers(record, workload)
         best = beside[0] if beside else None
+        decoding = [one for one in beside if not one.pixels]
         if ours and ours[0].images_per_s and ours[0].of_limit and best and best.of_ours:
             rows.append(
                 (
                     f"loader alone, {words}, {record.size} px",
                     f"{ours[0].images_per_s.median:,.0f} images/s, {ours[0].of_limit.median:.2f} of bare libjpeg-turbo "
-                    f"decoding; of {len(beside)} peers the fastest, {best.name}, reaches "
-                    f"{best.of_ours.median:.2f} ({best.of_ours.low:.2f} to {best.of_ours.high:.2f}) of it"
-                    f"{', a tie' if best.tie else ''}",
+                    f"decoding; of {len(beside)} peers the fastest, {best.name}, reaches {_beside(best)} of it"
+                    + (
+                        f"; of those that decode, {decoding[0].name} {_beside(decoding[0])}"
+                        if best.pixels and decoding
+                        else ""
+                    ),
                     record.device,
                 )
             )
     return rows
+
+
+def _beside(one: LoaderFigures) -> str:
+    assert one.of_ours is not None
+    return one.of_ours.words(2) + (", a tie," if one.tie else "")
 
 
 def _training(record: Record) -> list[tuple[str, str, str]]:

@@ -38,7 +38,10 @@ class LoaderFigures:
     of_ours: Spread | None = None
     """As a multiple of our default in the same rounds."""
     tie: bool = False
-    """Whether it is no further from ours than the A/A control of its workload."""
+    """Whether it is no further from ours than the A/A control of its workload, or its rounds do not agree which of the
+    two is faster."""
+    pixels: bool = False
+    """Whether it reads pixels that were decoded before, and so decodes nothing."""
     first_batch_s: float | None = None
     """From opening to the first batch, in seconds; imports and conversion are done."""
     epoch_wait_ms: float | None = None
@@ -77,7 +80,8 @@ class TrainingFigures:
     """Share of the time that steps took, not the gaps between them: by CUDA events on a GPU, else by the wait for
     batches."""
     stage_us: dict[str, float]
-    """Microseconds of host threads an image, by stage of the loader."""
+    """Microseconds of the loader's threads an image, by stage; DALI's own threads and kernels show as the wait for
+    them."""
     first_step_s: float
     """From the open session, compilation behind it, to the end of the first step, in seconds."""
     bound: str
@@ -179,6 +183,8 @@ class Record:
     """What the run took."""
     peak_host_mib: float
     """Most memory of the measuring process itself, with the buffers that limits are measured on."""
+    failed: str = ""
+    """Why loaders or scaling, though asked for, are not here."""
     noise: dict[str, float] = field(default_factory=dict)
     loaders: list[LoaderFigures] = field(default_factory=list)
     training: TrainingFigures | None = None

@@ -20,6 +20,8 @@ def throughput(record: Record, plots: str) -> list[str]:
         f"{config['seconds']:g} s a turn after its warm-up; the run took {record.seconds / 60:.0f} minutes, its own "
         f"process at most {record.peak_host_mib:,.0f} MiB.",
     ]
+    if record.failed:
+        lines += ["", f"It ended early: {record.failed}."]
     if record.training is not None:
         lines += ["", *_training(record.training)]
     if record.loaders:
@@ -55,7 +57,7 @@ def _training(one: TrainingFigures) -> list[str]:
         "",
         f"Saturation (real / replayed) {one.saturation.words(3)}; contention (replayed / resident) "
         f"{one.contention.words(3)}; utilisation {one.utilisation.words(3)}; A/A control (resident, twice a round) "
-        f"{one.noise:.3f}. Host threads, us an image: {stages}.{failed}",
+        f"{one.noise:.3f}. The loader's stages, us an image: {stages}.{failed}",
         "",
         f"> {one.verdict}",
     ]
@@ -124,16 +126,26 @@ def _beside(one: LoaderFigures) -> str:
 
 
 def _ranking(some: list[LoaderFigures]) -> str:
-    """Who is faster than ours, or that nobody is."""
+    """Who is faster than ours and why, or that nobody is."""
     others = [one for one in some if one.of_ours and one.kind == "peer"]
     faster = [one for one in others if one.of_ours and one.of_ours.median > 1 and not one.tie]
-    ties = [one.name for one in others if one.tie]
-    if faster:
-        words = ", ".join(f"{one.name} ({one.of_ours.words(2)})" for one in faster if one.of_ours)
-        return f"Faster than ours: {words}."
+    ties = "; ".join(one.name for one in others if one.tie)
     if not others:
         return "No peer was measured."
-    return f"No peer is faster{'; ties: ' if ties else ''}{'; '.join(ties)}."
+    if not faster:
+        return f"No peer is faster{f'; ties: {ties}' if ties else ''}."
+    words = f"Faster than ours: {'; '.join(map(_faster, faster))}."
+    kept = [one for one in some if one.kind == "ours" and one.pixels and one.of_ours]
+    if kept and any(one.pixels for one in faster):
+        words += f" What of ours decodes nothing either: {'; '.join(map(_faster, kept))}."
+    return words + (f" Ties: {ties}." if ties else "")
+
+
+def _faster(one: LoaderFigures) -> str:
+    """Its rate beside ours, and why it may be higher."""
+    assert one.of_ours is not None
+    why = f": it reads pixels that were decoded before, {one.disk_mib or 0:,.0f} MiB on disk"
+    return f"{one.name}, {one.of_ours.words(2)}{why if one.pixels and one.kind == 'peer' else ''}"
 
 
 def _limits(record: Record) -> list[str]:

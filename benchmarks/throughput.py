@@ -88,19 +88,18 @@ def main(argv: Sequence[str]) -> None:
     found = record(config)
     show(found)
     write(found, Path(config.out))
+    if found.failed:
+        raise UserError(f"{found.failed}; what was measured before is kept in {config.out}")
 
 
 def record(config: ThroughputConfig) -> "Record":
     """All that was asked for, in an order in which nothing runs beside what is measured."""
     import numpy as np
 
-    from benchmarks.comparison import compared, thread_steps
-    from benchmarks.contenders import ground
     from benchmarks.costs import costs
     from benchmarks.environment import environment
-    from benchmarks.peers.job import WORKLOADS
     from benchmarks.record import Record
-    from benchmarks.scaling import Sizes, sweeps
+    from benchmarks.training import free_gpu_memory
     from benchmarks.work import model_work
     from engine.distributed import joined_ranks
     from loaders.shards import ShardSet
@@ -111,26 +110,15 @@ def record(config: ThroughputConfig) -> "Record":
     parts: dict[str, Any] = {}
     with joined_ranks(config.device) as ranks:
         if config.training or config.trace:
-            parts["limits"], parts["training"] = _training(config, shards, ranks)
+            parts |= _training(config, shards, ranks)
+            free_gpu_memory()  # for what is measured next, in other processes
+        if config.training:
             parts["models"] = [model_work(name, shards.size) for name in _MODELS]
-        device, threads = ranks.device, config.loader.threads or usable_cores()
-    if config.peers != "off" or config.scaling:
-        say(f"preparing what peers read in {config.work}")
-        settings = {
-            "size": shards.size,
-            "device": device.type,
-            "batch_size": config.loader_batch_size,
-            "threads": threads,
-        }
-        place = ground(Path(config.shards), Path(config.work), **settings)
-        turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
-        if config.peers != "off":
-            workloads = WORKLOADS if config.workloads == "both" else ("full",)
-            parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
-        if config.scaling:
-            steps = thread_steps(2 * threads)
-            sizes = Sizes(threads=steps, ranks=[one for one in steps if one <= threads])
-            parts["scaling"] = sweeps(place, sizes, **turns)
+        device = ranks.device
+    try:
+        _measure_loaders(config, shards.size, device.type, parts)
+    except UserError as error:
+        parts["failed"] = str(error)
     hidden = ("shards", "out", "work", "trace")
     return Record(
         **{**environment(), "cores": usable_cores()},
@@ -145,15 +133,36 @@ def record(config: ThroughputConfig) -> "Record":
     )
 
 
-def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limits, TrainingFigures]":
-    from benchmarks.comparison import thread_steps
-    from benchmarks.limits import limits
+def _measure_loaders(config: ThroughputConfig, size: int, device: str, parts: dict[str, Any]) -> None:
+    """Put loaders, noise and scaling into `parts`, as far as they are asked for. Raises UserError where ours fails."""
+    from benchmarks.comparison import compared, thread_steps
+    from benchmarks.contenders import ground
+    from benchmarks.peers.job import WORKLOADS
+    from benchmarks.scaling import Sizes, sweeps
+
+    if config.peers == "off" and not config.scaling:
+        return
+    say(f"preparing what peers read in {config.work}")
+    threads = config.loader.threads or usable_cores()
+    settings = {"size": size, "device": device, "batch_size": config.loader_batch_size, "threads": threads}
+    place = ground(Path(config.shards), Path(config.work), **settings)
+    turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
+    if config.peers != "off":
+        workloads = WORKLOADS if config.workloads == "both" else ("full",)
+        parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
+    if config.scaling:
+        steps = thread_steps(2 * threads)
+        sizes = Sizes(threads=steps, ranks=[one for one in steps if one <= threads])
+        parts["scaling"] = sweeps(place, sizes, **turns)
+
+
+def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> dict[str, Any]:
+    """limits and training of the record, as far as they are asked for; and the trace."""
     from benchmarks.trace import trace
-    from benchmarks.training import free_gpu_memory, measured, plain, train_config
-    from engine.session import open_session
-    from engine.step import chosen_dtype
+    from benchmarks.training import train_config
     from engine.tune import tune
 
+    parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         words = [f"--shards={config.shards}", f"--device={config.device}"]
         words += [f"--batch-size={config.batch_size}"] if config.batch_size else []
@@ -161,25 +170,46 @@ def _training(config: ThroughputConfig, shards: Any, ranks: Any) -> "tuple[Limit
         trained = replace(trained, speed=config.speed, loader=config.loader)
         if config.autotune:
             tune(trained, ranks)
-        say("measuring the machine's limits")
-        dtype = chosen_dtype(trained.precision, ranks.device)
-        found, reach = limits(shards, ranks.device, dtype, thread_steps(usable_cores()))
-        free_gpu_memory()
-        with open_session(trained, ranks) as session:
-            if config.trace:
-                trace(session, Path(config.trace))
-                print(f"trace: {config.trace} (open it in https://ui.perfetto.dev)")
-            say(f"measuring the training step of {config.backbone}")
-            figures = measured(session, ranks, reach, rounds=config.rounds, seconds=config.seconds)
-        free_gpu_memory()  # for what is measured next, in other processes
-        if config.plain:
+        if config.training:
+            parts["limits"], parts["training"] = _measured(config, trained, shards, ranks)
+        if config.trace:
+            say(f"tracing steps of {config.backbone}")
+            trace(trained, ranks, Path(config.trace))
+            print(f"trace: {config.trace} (open it in https://ui.perfetto.dev)")
+        if config.training and config.plain:
             say("timing the plain trainer")
-            try:
-                speed = plain(trained, Path(folder), ranks.device, epochs=2, images=config.plain_images)
-                figures = replace(figures, plain_images_per_s=speed)
-            except UserError as error:
-                figures = replace(figures, plain_failed=str(error))
-    return found, figures
+            parts["training"] = _beside_plain(parts["training"], config, trained, Path(folder), ranks)
+    return parts
+
+
+def _measured(config: ThroughputConfig, trained: Any, shards: Any, ranks: Any) -> "tuple[Limits, TrainingFigures]":
+    from benchmarks.comparison import thread_steps
+    from benchmarks.limits import limits
+    from benchmarks.training import free_gpu_memory, measured
+    from engine.session import open_session
+    from engine.step import chosen_dtype
+
+    say("measuring the machine's limits")
+    dtype = chosen_dtype(trained.precision, ranks.device)
+    found, reach = limits(shards, ranks.device, dtype, thread_steps(usable_cores()))
+    free_gpu_memory()
+    with open_session(trained, ranks) as session:
+        say(f"measuring the training step of {config.backbone}")
+        return found, measured(session, ranks, reach, rounds=config.rounds, seconds=config.seconds)
+
+
+def _beside_plain(
+    figures: "TrainingFigures", config: ThroughputConfig, trained: Any, folder: Path, ranks: Any
+) -> "TrainingFigures":
+    from benchmarks.training import free_gpu_memory, plain
+
+    free_gpu_memory()
+    layout = bool(figures.speed["channels_last"])
+    try:
+        speed = plain(trained, folder, ranks.device, channels_last=layout, epochs=2, images=config.plain_images)
+    except UserError as error:
+        return replace(figures, plain_failed=str(error))
+    return replace(figures, plain_images_per_s=speed)
 
 
 def say(line: str) -> None:

@@ -13,7 +13,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.training import endless
-from engine.session import Session
+from configs.schema import TrainConfig
+from engine.distributed import Ranks
+from engine.session import Session, open_session
 from loaders.meter import StageClock
 
 STEPS = 20
@@ -56,11 +58,16 @@ class TracingClock(StageClock):
                 begin += spent
 
 
-def trace(session: Session, path: Path) -> None:
+def trace(config: TrainConfig, ranks: Ranks, path: Path) -> None:
     """Train STEPS steps under torch's profiler, and write what it and the loader saw as one Chrome trace.
 
-    The session's stream must not have begun. A `path` that ends in .gz is compressed.
+    In a session of its own, because what profiles may slow what is measured. A `path` that ends in .gz is compressed.
     """
+    with open_session(config, ranks) as session:
+        _write(session, path)
+
+
+def _write(session: Session, path: Path) -> None:
     clock = TracingClock()
     session.loader.source.clock = clock
     session.model.train()

@@ -1,8 +1,8 @@
 """Does the training step ever wait for data? One backbone's step, fed in four ways that take turns.
 
 loader: the stream alone. resident: the step on one batch of noise, again and again. replayed: the step on real batches
-that already lie on the device, what a loader without any cost would give. real: the step on the stream, the trainer's
-own loop. resident is measured twice in each round, as a control.
+that already lie on the device, what a loader without any cost would give. real: the step on the stream, as train.py
+feeds it. resident is measured twice in each round, as a control.
 """
 
 import gc
@@ -177,10 +177,12 @@ class _Watched:
             self.reports.append(meter.report(clock.since(before)))
 
 
-def plain(config: TrainConfig, folder: Path, device: torch.device, *, epochs: int, images: int) -> float:
+def plain(
+    config: TrainConfig, folder: Path, device: torch.device, *, channels_last: bool, epochs: int, images: int
+) -> float:
     """Images/s of the plain trainer's last epoch on at most `images` of the same JPEGs, a worker for every core.
 
-    On a GPU with bf16 autocast and channels_last. Raises UserError where it fails.
+    On a GPU with bf16 autocast and the layout that ours was run in. Raises UserError where it fails.
     """
     from models.backbones import SHORT_NAMES
 
@@ -190,7 +192,7 @@ def plain(config: TrainConfig, folder: Path, device: torch.device, *, epochs: in
     words += ["--batch-size", str(config.batch_size), "--lr", "1e-4", "--workers", str(usable_cores())]
     words += ["--device", device.type]
     if device.type == "cuda":
-        words += ["--amp", "--channels-last"]
+        words += ["--amp", *(["--channels-last"] if channels_last else [])]
     try:
         done = subprocess.run(
             [sys.executable, *words], capture_output=True, text=True, check=False, timeout=_PLAIN_SECONDS

@@ -46,22 +46,34 @@ def in_turns(contenders: Mapping[Key, Callable[[], float]], rounds: int) -> dict
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
     """`one` as a multiple of `other`, round by round."""
-    return spread([a / b for a, b in zip(one, other, strict=True)])
+    return spread(_ratios(one, other))
 
 
 def noise(first: Sequence[float], again: Sequence[float]) -> float:
-    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1, as a share.
-
-    That is the further end of the 90 % interval of the median by order statistics: with up to seven rounds the worst
-    one, with more rounds an inner one, so that measuring longer tells smaller differences apart.
+    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1, as a share:
+    the further end of its interval.
     """
-    ratios = [a / b for a, b in zip(again, first, strict=True)]
-    interval = quantile_test(ratios, p=0.5).confidence_interval(0.9)
-    if np.isnan([interval.low, interval.high]).any():  # under five rounds no interval is that sure
-        return _short(max(abs(ratio - 1) for ratio in ratios))
-    return _short(max(abs(interval.low - 1), abs(interval.high - 1)))
+    return max(abs(end - 1) for end in _interval(_ratios(again, first)))
 
 
-def is_tie(found: Spread, control: float) -> bool:
-    """Whether a ratio is no further from 1 than the control."""
-    return abs(found.median - 1) <= control
+def is_tie(one: Sequence[float], other: Sequence[float], control: float) -> bool:
+    """Whether the median ratio of the two, round by round, is no further from 1 than the control, or may be 1."""
+    ratios = _ratios(one, other)
+    low, high = _interval(ratios)
+    return abs(median(ratios) - 1) <= control or low <= 1 <= high
+
+
+def _ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 90 % interval of the median by order statistics (scipy.stats.quantile_test).
+
+    With up to seven values that is their range, with more an inner part of it, so that measuring longer tells smaller
+    differences apart. Under five values no interval is that sure, and their range stands in for it.
+    """
+    interval = quantile_test(values, p=0.5).confidence_interval(0.9)
+    if np.isnan([interval.low, interval.high]).any():
+        return min(values), max(values)
+    return float(interval.low), float(interval.high)

@@ -14,7 +14,7 @@ class Fed:
 
     loader: the stream alone; resident: the step on one batch; replayed: on kept batches; real: both together;
     saturation: real / replayed, the median of the rounds'; noise: the A/A control; waiting: share of the time in which
-    the step had no data; stage_us: the loader's microseconds of host threads an image, by stage; cores: of the host.
+    the step had no data; stage_us: microseconds of the loader's threads an image, by stage; cores: of the host.
     """
 
     loader: float
@@ -51,15 +51,20 @@ def verdict(fed: Fed) -> tuple[str, str]:
             + _replay_words(fed, tolerance)
         )
     busy = fed.real * sum(fed.stage_us.values()) / 1e6 / fed.cores
-    if not fed.on_gpu and 1 - fed.saturation > _PER_SHARE * (fed.waiting + busy):
+    if fed.placement == "host" and not fed.on_gpu and 1 - fed.saturation > _PER_SHARE * (fed.waiting + busy):
         return "unclear", (
             f"{figures}, but the step waited for data {fed.waiting:.1%} of the time and the loader's threads took "
             f"{busy:.1%} of the cores, which does not explain it: other work on this machine, or chance. Measure with "
             "more --rounds and --seconds, and nothing else running"
         )
+    if fed.loader >= fed.replayed * (1 + tolerance) and fed.placement == "dali-gpu":
+        return "sharing", (
+            f"Loader and step share the GPU: {figures}, although the loader alone makes {_rate(fed.loader)} img/s; "
+            f"{_less_on_the_gpu(fed.cache)}"
+        )
     busiest = max(fed.stage_us, key=lambda name: fed.stage_us[name])
     change = remedy(busiest, fed.placement, fed.cache, fed.on_gpu)
-    cost = f"most of an image's {sum(fed.stage_us.values()):.0f} us of host threads is {busiest}"
+    cost = f"most of an image's {sum(fed.stage_us.values()):.0f} us in the loader is {busiest}"
     if fed.loader < fed.replayed * (1 + tolerance):
         return "loader", (
             f"The loader bounds this run: {figures}; alone it makes {_rate(fed.loader)} img/s, and {cost}: {change}"
@@ -68,6 +73,11 @@ def verdict(fed: Fed) -> tuple[str, str]:
         f"Loader and step share this machine: {figures}, although the loader alone makes {_rate(fed.loader)} img/s; "
         f"{cost}: {change}"
     )
+
+
+def _less_on_the_gpu(cache: str) -> str:
+    decoding = "decode once with --loader.cache gpu where the set fits, or on the CPU with --loader.decode cpu, or "
+    return f"{decoding if cache == 'none' else ''}leave the GPU to the step with --loader.placement host"
 
 
 def _replay_words(fed: Fed, tolerance: float) -> str:

@@ -64,7 +64,7 @@ class LoadReport:
     """How a stretch of steps was fed.
 
     waiting: share of the time that went into waiting for batches, 0 to 1; wait_ms: (p50, p95, p99) of one step's wait,
-    in milliseconds; stage_us: microseconds of host threads an image, by stage; ready: mean number of batches that
+    in milliseconds; stage_us: microseconds of its threads an image, by stage; ready: mean number of batches that
     lay ready when one was asked for; gpu_idle: share of the time that the GPU had nothing to do between two steps, None
     without a GPU.
     """
@@ -92,7 +92,7 @@ class LoadReport:
             return f"data kept up: {wait}; the training step bounds this run"
         stage = max(self.stage_us, key=lambda name: self.stage_us[name])
         return (
-            f"data bounds this run: {wait}; most of an image's {sum(self.stage_us.values()):.0f} us of host threads is "
+            f"data bounds this run: {wait}; most of an image's {sum(self.stage_us.values()):.0f} us in the loader is "
             f"{stage} ({self.stage_us[stage]:.0f} us): {remedy(stage, placement, cache, on_gpu)}"
         )
 

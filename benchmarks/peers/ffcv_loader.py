@@ -36,19 +36,21 @@ class Pictures:
 
 
 class Augment(torch.nn.Module):
-    """The whole augmentation, on threads, for a batch that FFCV has decoded."""
+    """The whole augmentation, on threads, for a batch that FFCV has decoded: a part of it to each thread."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
-        self._pool = ThreadPoolExecutor(threads)
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [b, H, W, 3] -> the same, augmented in place."""
 
-        def augment(image: Any) -> None:
-            image[...] = pixels.full(image)
+        def augment(part: Any) -> None:
+            for image in part:
+                image[...] = pixels.full(image)
 
-        list(self._pool.map(augment, images.numpy()))
+        pictures = images.numpy()
+        list(self._pool.map(augment, [pictures[first :: self._threads] for first in range(self._threads)]))
         return images
 
 

@@ -13,7 +13,10 @@ from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
 PACKAGES = ("webdataset", "torch", "pillow", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels, meta vector and target; shuffled in a reservoir of 1,000; no checksums"
+CONTRACT = (
+    "pixels, meta vector and target; shuffled in a reservoir of 1,000; workers own shards, so that one works alone at "
+    "the end of an epoch of few shards; no checksums"
+)
 
 
 class Sample:
@@ -31,7 +34,7 @@ class Sample:
 
 
 def epochs(job: Job) -> Epochs:
-    """Shards are dealt out to the workers, so their order is shuffled, and then samples in a reservoir."""
+    """Shards are dealt out to the workers, which shuffle the order of their own, and then samples in a reservoir."""
     tars = job.tars()
     split = webdataset.split_by_worker
     dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), workersplitter=split, empty_check=False)

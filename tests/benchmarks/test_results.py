@@ -46,7 +46,12 @@ def test_a_page_says_that_no_peer_is_faster() -> None:
 
 def test_a_faster_peer_is_named_and_a_tie_is_called_one() -> None:
     faster = page(replace(RECORD, loaders=[*RECORD.loaders, figures("fast peer", "peer", 1500)]))
-    assert "Faster than ours: fast peer (1.50 (1.36 to 1.67))." in faster
+    assert "Faster than ours: fast peer, 1.50 (1.36 to 1.67)." in faster
+    pixels = replace(figures("raw peer", "peer", 1500), pixels=True, disk_mib=800.0)
+    kept = replace(figures("ours, kept", "ours", 4000), pixels=True)
+    why = page(replace(RECORD, loaders=[*RECORD.loaders, pixels, kept]))
+    assert "raw peer, 1.50 (1.36 to 1.67): it reads pixels that were decoded before, 800 MiB on disk. What of" in why
+    assert "decodes nothing either: ours, kept, 4.00" in why
     tie = page(replace(RECORD, loaders=[*RECORD.loaders, figures("close peer", "peer", 1020, tie=True)]))
     assert "No peer is faster; ties: close peer." in tie
     assert "1.02 (0.93 to 1.13), tie" in tie

@@ -34,8 +34,10 @@ def test_everyone_has_one_turn_a_round_and_neighbours_change() -> None:
 def test_a_difference_within_that_of_the_same_thing_twice_is_a_tie() -> None:
     control = noise([100.0, 100.0, 100.0], [97.0, 110.0, 101.0])
     assert control == pytest.approx(0.1)
-    assert is_tie(spread([0.8, 0.93, 1.2]), control)
-    assert not is_tie(spread([0.8, 0.88, 1.2]), control)
+    ones = [1.0] * 3
+    assert is_tie([0.85, 0.93, 0.95], ones, control)
+    assert not is_tie([0.85, 0.88, 0.95], ones, control)
+    assert is_tie([0.85, 0.88, 1.2], ones, control), "the rounds do not agree"
 
 
 def test_more_rounds_tell_smaller_differences_apart() -> None:
