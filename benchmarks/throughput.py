@@ -40,9 +40,9 @@ class ThroughputConfig:
     """Whether to measure the training step and what feeds it."""
     peers: Literal["off", "none", "quick", "all"] = "quick"
     """Loaders to measure: off, none at all; none, our default and bare decoding; quick, three common peers too; all,
-    every peer, and every placement and tier of ours, which together hold some 10 GiB of memory."""
-    workloads: Literal["full", "both"] = "full"
-    """What the loaders do: the whole augmentation; or that, and flips alone."""
+    every peer, and every placement and tier of ours: they take turns, and together hold many gigabytes of memory."""
+    workloads: Literal["full", "flips", "both"] = "full"
+    """What the loaders do: the whole augmentation, flips alone, or both."""
     scaling: bool = False
     """Whether to measure how our stream grows with threads, ranks, batch, image size and samples: some minutes."""
     plain: bool = False
@@ -148,7 +148,7 @@ def _measure_loaders(config: ThroughputConfig, size: int, device: str, parts: di
     place = ground(Path(config.shards), Path(config.work), **settings)
     turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
     if config.peers != "off":
-        workloads = WORKLOADS if config.workloads == "both" else ("full",)
+        workloads = WORKLOADS if config.workloads == "both" else (config.workloads,)
         parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
     if config.scaling:
         steps = thread_steps(2 * threads)
