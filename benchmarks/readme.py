@@ -37,7 +37,9 @@ def _loaders(record: Record) -> list[tuple[str, str, str]]:
                 (
                     f"loader alone, {words}, {record.size} px",
                     f"{ours[0].images_per_s.median:,.0f} images/s, {ours[0].of_limit.median:.2f} of bare libjpeg-turbo "
-                    f"decoding; of {len(beside)} peers the fastest, {best.name}, reaches {_beside(best)} of it"
+                    f"decoding; of {len(beside)} peers the fastest, {best.name}"
+                    f"{', which reads stored pixels and decodes nothing' if best.pixels else ''}, reaches "
+                    f"{_beside(best)} of it"
                     + (
                         f"; of those that decode, {decoding[0].name} {_beside(decoding[0])}"
                         if best.pixels and decoding
