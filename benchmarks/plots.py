@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import LoaderFigures, Record, Sweep
+from benchmarks.record import TITLES, LoaderFigures, Record, Sweep
 
 _INK, _OURS = "#1f2933", "#0b6e8f"
 _COLOURS = {"ours": _OURS, "peer": "#b8c4ce", "limit": "#e0a96d"}
@@ -23,8 +23,7 @@ def draw(record: Record, stem: Path) -> None:
 def _loaders(record: Record, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    titles = {"flips": "decode and flip", "full": "the whole augmentation"}
-    workloads = [name for name in titles if any(one.workload == name for one in record.loaders)]
+    workloads = [name for name in TITLES if any(one.workload == name for one in record.loaders)]
     bars = {name: _bars([one for one in record.loaders if one.workload == name]) for name in workloads}
     rows = max(len(some) for some in bars.values())
     figure = Figure(figsize=(6.2 * len(workloads), 0.32 * rows + 1.2), layout="constrained")
@@ -37,7 +36,7 @@ def _loaders(record: Record, path: Path) -> None:
             axis.text(max(rate.high, rate.median), place, f" {rate.median:,.0f}", va="center", fontsize=8, color=_INK)
         axis.set_yticks(range(len(bars[name])), [one.name for one in bars[name]], fontsize=8)
         axis.set_xlim(right=1.15 * max(one.images_per_s.high for one in bars[name] if one.images_per_s))
-        axis.set_title(f"images/s, {titles[name]}", fontsize=10, loc="left", color=_INK)
+        axis.set_title(f"images/s, {TITLES[name]}", fontsize=10, loc="left", color=_INK)
         _plain(axis)
     figure.savefig(path, dpi=110)
 
@@ -52,8 +51,9 @@ def _sweeps(sweeps: list[Sweep], path: Path) -> None:
     from matplotlib.figure import Figure
 
     columns = min(3, len(sweeps))
-    figure = Figure(figsize=(4.2 * columns, 3.4 * -(-len(sweeps) // columns)), layout="constrained")
-    axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).ravel()
+    rows = -(-len(sweeps) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(sweeps) :]:
         axis.remove()
     for axis, one in zip(axes, sweeps, strict=False):

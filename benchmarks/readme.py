@@ -4,7 +4,7 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.contenders import OURS
-from benchmarks.record import LoaderFigures, Record
+from benchmarks.record import TITLES, LoaderFigures, Record
 
 BEGIN, END = "<!-- measured: python -m benchmarks.results -->", "<!-- end of measured -->"
 
@@ -27,7 +27,7 @@ def peers(record: Record, workload: str) -> list[LoaderFigures]:
 
 def _loaders(record: Record) -> list[tuple[str, str, str]]:
     rows = []
-    for workload, words in (("flips", "decode and flip"), ("full", "the whole augmentation")):
+    for workload, words in TITLES.items():
         ours = [one for one in record.loaders if (one.name, one.workload) == (OURS, workload)]
         beside = peers(record, workload)
         best = beside[0] if beside else None

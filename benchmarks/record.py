@@ -12,6 +12,8 @@ from configs.errors import UserError
 
 SCHEMA_VERSION = 2
 Kind = Literal["limit", "ours", "peer"]
+TITLES = {"flips": "decode and flip", "full": "the whole augmentation"}
+"""The workloads (benchmarks/peers/job.py) in words."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,8 @@
 """A record of benchmarks/throughput.py as Markdown."""
 
 from benchmarks.contenders import OURS
-from benchmarks.record import LoaderFigures, Record, Sweep, TrainingFigures, Work
+from benchmarks.record import TITLES, LoaderFigures, Record, Sweep, TrainingFigures, Work
 from benchmarks.turns import Spread
-
-_WORKLOADS = {"flips": "decode and flip", "full": "the whole augmentation"}
 
 
 def throughput(record: Record, plots: str) -> list[str]:
@@ -64,7 +62,7 @@ def _training(one: TrainingFigures) -> list[str]:
 
 
 def _loaders(record: Record, plots: str) -> list[str]:
-    controls = " and ".join(f"{control:.1%} ({_WORKLOADS[name]})" for name, control in record.noise.items())
+    controls = " and ".join(f"{control:.1%} ({TITLES[name]})" for name, control in record.noise.items())
     lines = [
         "### Loaders side by side",
         "",
@@ -73,7 +71,7 @@ def _loaders(record: Record, plots: str) -> list[str]:
         f"{max(one.threads for one in record.loaders)} each. By the A/A control, our default measured twice a round, "
         f"the same thing may differ from itself by {controls}: smaller differences are ties.",
     ]
-    for workload, title in _WORKLOADS.items():
+    for workload, title in TITLES.items():
         some = [one for one in record.loaders if one.workload == workload]
         if some:
             lines += ["", f"**{title.capitalize()}**", "", *_loader_table(some)]

@@ -25,6 +25,7 @@ from benchmarks.process import LoaderProcess
 from benchmarks.record import TrainingFigures, read
 from benchmarks.verdict import Fed, verdict
 from benchmarks.work import ByteCounter, model_work
+from configs.errors import UserError
 from engine.distributed import Ranks, joined_ranks
 from engine.session import Session, open_session
 from loaders.shards import ShardSet
@@ -159,6 +160,7 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     assert ours.of_ours is not None
     assert ours.of_ours.median == 1.0
     assert again.of_ours is not None
+    assert again.versions == ours.versions
     assert limit.images_per_s is not None
     assert by_name["torch DataLoader, simplejpeg"].memory_mib
     assert by_name["torch DataLoader, simplejpeg"].versions["torch"] == torch.__version__
@@ -167,6 +169,22 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert found.training.verdict in said
     assert "ours, measured again" in said
+
+
+def test_what_was_measured_is_kept_where_our_own_loader_fails(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise UserError("ours: no answer within 180 s")
+
+    monkeypatch.setattr("benchmarks.comparison.compared", failing)
+    words = ["--shards", str(shard_folder), "--backbone", "test_resnet.r160_in1k", "--batch-size", "8"]
+    words += ["--device", "cpu", "--rounds", "1", "--seconds", "0.01", "--work", str(tmp_path / "work")]
+    with pytest.raises(UserError, match=r"no answer within 180 s; what was measured before is kept in .*record.json"):
+        throughput.main([*words, "--out", str(tmp_path / "record.json")])
+    found = read(tmp_path / "record.json")
+    assert found.training is not None
+    assert (found.failed, found.loaders) == ("ours: no answer within 180 s", [])
 
 
 def test_a_peer_without_figures_says_why(lab: Path) -> None:
