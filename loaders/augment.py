@@ -1,7 +1,7 @@
 """The augmentation of a sample as a function of (seed, epoch, index): parameters, not pixels.
 
 All geometry becomes one affine matrix, all colour one matrix over the channels, cutout a set of boxes; whatever
-renders them (loaders/host.py, loaders/dali.py) makes the same picture.
+renders them (loaders/decode.py, loaders/dali_pipeline.py) makes the same image.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from configs.schema import AugmentConfig
 from loaders.counter import random_words, uniform
 from loaders.order import Indices
+from loaders.symmetry import Codes, symmetry_codes, symmetry_matrices
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,8 +39,8 @@ class AugmentParams:
 
     affine: float32 [B, 2, 3], from an output point to the input point to show there; both in pixels from the
         image's centre, x to the right and y down. Points outside are black.
-    dihedral: int8 [B], where the affine is a mere flip or quarter turn: flips and turns as bits 0 (left-right),
-        1 (upside-down), 2 (transpose, after the flips); -1 elsewhere. A renderer may then copy, without a warp.
+    symmetry: int8 [B], the code of loaders/symmetry.py where the affine is only flips and quarter turns, which a
+        renderer may copy without a warp; -1 elsewhere.
     colour: float32 [B, 3, 4], from (r, g, b, 1) to (r, g, b) on the scale 0..255.
     recolour: bool [B], False where the colour matrix is the identity.
     boxes: int32 [B, holes, 4], black boxes (left, top, right, bottom) in pixels, right and bottom outside; empty
@@ -48,7 +49,7 @@ class AugmentParams:
     """
 
     affine: npt.NDArray[np.float32]
-    dihedral: npt.NDArray[np.int8]
+    symmetry: npt.NDArray[np.int8]
     colour: npt.NDArray[np.float32]
     recolour: npt.NDArray[np.bool_]
     boxes: npt.NDArray[np.int32]
@@ -63,12 +64,13 @@ def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices,
     """Parameters for the samples `index` (int64 [B]) in `epoch`; the same for the same arguments, anywhere."""
     draws = uniform(random_words(seed, _STREAM, epoch, index, _BLOCKS))
     chosen = {name: draws[:, column] for column, name in enumerate(_DRAWS)}
-    flips, dihedral = _flips_and_turns(config, chosen)
+    codes = _flips_and_turns(config, chosen)
     warp, warped = _shift_scale_rotate(config, chosen, size)
     colour, recolour = _colour(config, chosen)
     return AugmentParams(
-        affine=_compose(flips, warp).astype(np.float32),
-        dihedral=np.where(warped, -1, dihedral).astype(np.int8),
+        # The image is flipped first and warped then, so an output point goes through the warp, then the flips.
+        affine=(symmetry_matrices(codes) @ warp).astype(np.float32),
+        symmetry=np.where(warped, -1, codes).astype(np.int8),
         colour=colour.astype(np.float32),
         recolour=recolour,
         boxes=_coarse_dropout(config, chosen, seed=seed, epoch=epoch, index=index, size=size),
@@ -76,23 +78,12 @@ def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices,
     )
 
 
-def _flips_and_turns(config: AugmentConfig, chosen: dict[str, Floats]) -> tuple[Floats, Indices]:
-    """Output to input matrices [B, 2, 2] of the flips and quarter turns, and their dihedral codes [B]."""
+def _flips_and_turns(config: AugmentConfig, chosen: dict[str, Floats]) -> Codes:
+    """The symmetry codes [B] of the flips and quarter turns."""
     left_right = chosen["hflip"] < config.hflip
     upside_down = chosen["vflip"] < config.vflip
     turns = np.where(chosen["turn"] < config.quarter_turn, (chosen["turn_by"] * 4).astype(np.int64), 0)
-    # A quarter turn is a transpose and one flip, a half turn both flips: all eight cases are flips, then a transpose.
-    transposed = turns % 2 == 1
-    left_right = left_right ^ (turns >= 2)
-    upside_down = upside_down ^ ((turns == 1) | (turns == 2))
-    flip_x = np.where(left_right, -1.0, 1.0)
-    flip_y = np.where(upside_down, -1.0, 1.0)
-    matrix = np.zeros((len(turns), 2, 2))
-    matrix[:, 0, 0] = np.where(transposed, 0.0, flip_x)
-    matrix[:, 0, 1] = np.where(transposed, flip_x, 0.0)
-    matrix[:, 1, 0] = np.where(transposed, flip_y, 0.0)
-    matrix[:, 1, 1] = np.where(transposed, 0.0, flip_y)
-    return matrix, left_right + 2 * upside_down + 4 * transposed
+    return symmetry_codes(left_right, upside_down, turns)
 
 
 def _shift_scale_rotate(
@@ -108,11 +99,6 @@ def _shift_scale_rotate(
     inverse = np.stack([np.stack([cos, sin], axis=1), np.stack([-sin, cos], axis=1)], axis=1)
     moved = -np.einsum("bij,bj->bi", inverse, shift)
     return np.concatenate([inverse, moved[:, :, None]], axis=2), drawn
-
-
-def _compose(flips: Floats, warp: Floats) -> Floats:
-    """The picture is flipped first and warped then, so an output point goes through the warp, then the flips."""
-    return flips @ warp
 
 
 def _colour(config: AugmentConfig, chosen: dict[str, Floats]) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -1,44 +1,44 @@
-"""The decode-once tier: the pixels of every sample of a run, kept after their first decoding."""
+"""The decode-once tier: the pixels of every sample of a run, kept after they were decoded the first time."""
 
 import numpy as np
 import torch
 
 from configs.errors import UserError
 from configs.machine import available_memory
+from loaders.decode import Pixels
 from loaders.order import Indices
-from loaders.pixels import Pixels
 
-_USABLE = 0.8  # of the memory that is free: the rest is for the model, the batches and the shards' page cache
+_USABLE = 0.8  # of the free memory: the rest is for the model, the batches and the shards' page cache
 
 
 class PixelCache:
-    """uint8 [N, size, size, 3] on the CPU or a GPU: the pictures of the samples `rows` (int64, any order).
+    """uint8 [N, size, size, 3] on the CPU or a GPU: the images of the samples `rows` (int64, any order).
 
-    Raises UserError with the sizes where they do not fit, `copies` of them if as many ranks share the memory.
+    Raises UserError with the sizes where they do not fit, `copies` of them if that many ranks share the memory.
     """
 
     def __init__(self, rows: Indices, size: int, device: torch.device, *, copies: int = 1) -> None:
         self.rows: Indices = np.unique(rows)
         shape = (len(self.rows), size, size, 3)
-        _require_room(int(np.prod(shape)), len(self.rows), device, copies)
+        _require_memory(int(np.prod(shape)), len(self.rows), device, copies)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
 
     def store(self, start: int, images: torch.Tensor) -> None:
-        """Keep the pictures of the samples rows[start:start + len(images)]."""
+        """Keep the images of the samples rows[start:start + len(images)]."""
         self.pixels[start : start + len(images)].copy_(images)
 
-    def picture(self, index: int) -> Pixels:
-        """The picture of one sample, uint8 [size, size, 3], of a cache on the CPU; not to be changed."""
+    def image(self, index: int) -> Pixels:
+        """The image of one sample, uint8 [size, size, 3], of a cache on the CPU; not to be changed."""
         pixels: Pixels = self.pixels[int(np.searchsorted(self.rows, index))].numpy()
         return pixels
 
-    def pictures(self, index: Indices) -> torch.Tensor:
-        """The pictures of some samples, uint8 [b, size, size, 3], on the cache's device."""
+    def images(self, index: Indices) -> torch.Tensor:
+        """A copy of the images of some samples, uint8 [b, size, size, 3], on the cache's device."""
         places = torch.from_numpy(np.searchsorted(self.rows, index))
         return self.pixels.index_select(0, places.to(self.pixels.device, non_blocking=True))
 
 
-def _require_room(needed: int, images: int, device: torch.device, copies: int) -> None:
+def _require_memory(needed: int, images: int, device: torch.device, copies: int) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what torch holds without using it, an earlier cache for one, is free as well
         free = torch.cuda.mem_get_info(device)[0]
@@ -47,8 +47,8 @@ def _require_room(needed: int, images: int, device: torch.device, copies: int) -
     if needed * copies <= free * _USABLE:
         return
     name, other = ("gpu", "ram or none") if device.type == "cuda" else ("ram", "none")
-    many = f" on each of {copies} ranks" if copies > 1 else ""
+    each = f" on each of {copies} ranks" if copies > 1 else ""
     raise UserError(
-        f"loader.cache='{name}' needs {needed / 1e9:.1f} GB for {images:,} images{many}, and {_USABLE:.0%} of the "
-        f"{free / 1e9:.1f} GB that are free may be used: take --loader.cache {other}, or a set of smaller images"
+        f"loader.cache='{name}' needs {needed / 1e9:.1f} GB for {images:,} images{each}, and {_USABLE:.0%} of the "
+        f"{free / 1e9:.1f} GB that are free may be used: use --loader.cache {other}, or a set of smaller images"
     )

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from loaders.pixels import Pixels
+from loaders.decode import Pixels
+from loaders.request import Request, StandIns
 from loaders.source import Source
-from loaders.stream import Request
 
 Content = TypeVar("Content")
 
@@ -20,7 +20,7 @@ _READ_TOGETHER = 32  # samples whose bytes one task reads and checks
 
 
 class Reader:
-    """JPEGs or kept pixels of requests, made by `threads` threads, `ahead` requests before they are asked for."""
+    """JPEGs or cached images of requests, made by `threads` threads, `ahead` requests before they are asked for."""
 
     def __init__(self, source: Source, *, threads: int, ahead: int) -> None:
         self._source = source
@@ -28,23 +28,24 @@ class Reader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="renderer-reader")
 
     def jpegs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Pixels]]]:
-        """Each request, damaged samples dealt with, and its JPEGs as uint8 arrays that share the shards' memory."""
+        """Each request, with stand-ins for corrupt samples, and its JPEGs as uint8 arrays in the shards' memory."""
         for request, parts in self._ahead_of(requests, self._read, _READ_TOGETHER):
-            yield request, [jpeg for part in parts for jpeg in part]
+            stand_ins = {place: sample for _, some in parts for place, sample in some.items()}
+            yield request.with_stand_ins(stand_ins), [jpeg for jpegs, _ in parts for jpeg in jpegs]
 
-    def pixels(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request and its pictures from the cache, uint8 [b, size, size, 3], where that lies in host memory."""
-        for request, (pictures,) in self._ahead_of(requests, self.gather, 1 << 31):
-            yield request, pictures
+    def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Each request and its images from the cache, uint8 [b, size, size, 3], where that lies in host memory."""
+        for _, (gathered,) in self._ahead_of(requests, lambda request, _: self.gather(request), 1 << 31):
+            yield gathered
 
-    def gather(self, request: Request, places: range) -> torch.Tensor:
-        """The kept pictures of a whole request, made by the calling thread."""
+    def gather(self, request: Request) -> tuple[Request, torch.Tensor]:
+        """The request, with stand-ins, and its cached images, copied by the calling thread."""
         assert self._source.cache is not None
         begin = time.perf_counter()
-        self._source.settle(request, places)
-        pictures = self._source.cache.pictures(request.index)
+        request = request.with_stand_ins(self._source.stand_ins(request))
+        images = self._source.cache.images(request.index)
         self._source.clock.add(copy=time.perf_counter() - begin)
-        return pictures
+        return request, images
 
     def close(self) -> None:
         """End the threads."""
@@ -54,7 +55,7 @@ class Reader:
         self, requests: Iterable[Request], work: Callable[[Request, range], Content], together: int
     ) -> Iterator[tuple[Request, list[Content]]]:
         def submit(request: Request) -> tuple[Request, list[Future[Content]]]:
-            request, samples = request.own(), len(request.index)
+            samples = len(request.index)
             chunks = [range(start, min(start + together, samples)) for start in range(0, samples, together)]
             return request, [self._pool.submit(work, request, places) for places in chunks]
 
@@ -66,8 +67,9 @@ class Reader:
             pending.extend(submit(following) for following in islice(remaining, 1))
             yield request, contents
 
-    def _read(self, request: Request, places: range) -> list[Pixels]:
+    def _read(self, request: Request, places: range) -> tuple[list[Pixels], StandIns]:
         begin = time.perf_counter()
-        jpegs = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in self._source.jpegs(request, places)]
+        jpegs, stand_ins = self._source.jpegs(request, places)
+        arrays = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in jpegs]
         self._source.clock.add(read=time.perf_counter() - begin)
-        return jpegs
+        return arrays, stand_ins

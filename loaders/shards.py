@@ -23,7 +23,7 @@ _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fol
 _REPEATING = ["shard", "split", "diagnosis"]  # few values: read as numbers into a dictionary
 
 
-class DamagedSampleError(UserError):
+class CorruptSampleError(UserError):
     """The bytes of one sample are not those that prep wrote."""
 
 
@@ -31,25 +31,23 @@ class ShardSet:
     """The kept samples of a shard set, N of them, numbered as in samples.parquet.
 
     key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
-    diagnosis: int8 [N], a number into prep.diagnosis.CLASSES; meta: float32 [N, 11]; size: edge of the square images
-    in pixels. Only these columns live in memory; shards are mapped when they are first read. Safe to read from many
-    threads.
+    diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Only these
+    columns, and the meta vectors that are asked for, live in memory; shards are mapped when they are first read. Safe
+    to read from many threads.
     """
 
-    def __init__(self, folder: Path, meta: MetaKind = "clinical") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.size = self.manifest.size
-        table = _read_table(folder, meta).slice(0, self.manifest.samples)
+        table = _read_table(folder, _COLUMNS).slice(0, self.manifest.samples)
         self.key: pa.StringArray = table["key"].combine_chunks()
         self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
         self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
         self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
         self.diagnosis = diagnosis_classes(table["diagnosis"].combine_chunks(), self.target)
         self._split: pa.DictionaryArray = table["split"].combine_chunks()
-        self.meta: npt.NDArray[np.float32] = (
-            table[f"meta_{meta}"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        )
+        self._meta: dict[MetaKind, npt.NDArray[np.float32]] = {}
         files = table["shard"].combine_chunks()
         self._files: list[str] = files.dictionary.to_pylist()
         self._file: npt.NDArray[np.int32] = files.indices.to_numpy()
@@ -69,6 +67,15 @@ class ShardSet:
         """Number of cross-validation folds."""
         return int(self.fold.max(initial=-1)) + 1
 
+    def meta(self, kind: MetaKind) -> npt.NDArray[np.float32]:
+        """The meta vectors of all samples, float32 [N, M]; read at the first call for `kind`, then kept."""
+        with self._lock:
+            if kind not in self._meta:
+                vectors = _read_table(self.folder, [f"meta_{kind}"])[0].slice(0, len(self)).combine_chunks()
+                self._meta[kind] = vectors.flatten().to_numpy().reshape(len(self), -1)
+                pa.default_memory_pool().release_unused()
+            return self._meta[kind]
+
     def train_rows(self, fold: int) -> Indices:
         """Numbers of the training samples outside `fold`. Raises UserError where the set has no such fold."""
         self._require_fold(fold)
@@ -86,20 +93,20 @@ class ShardSet:
     def jpeg(self, index: int) -> memoryview:
         """The JPEG bytes of sample `index`, checked against their CRC-32.
 
-        Raises DamagedSampleError, which names shard, key and offset, where the bytes are not those that prep wrote.
+        Raises CorruptSampleError, which names shard, key and offset, where the bytes are not those that prep wrote.
         """
         return self.jpegs(np.array([index]))[0]
 
     def jpegs(self, index: Indices) -> list[memoryview]:
-        """The same of several samples; the first damaged one raises."""
+        """The same of several samples; the first corrupt one raises."""
         found = []
         columns = (part[index].tolist() for part in (self._file, self._offset, self._length, self._crc32))
         for place, (file, offset, length, crc32) in enumerate(zip(*columns, strict=True)):
             content = self._content(file)[offset : offset + length]
             if zlib.crc32(content) != crc32:
-                raise DamagedSampleError(
+                raise CorruptSampleError(
                     f"{self.folder / self._files[file]}: sample {self.key[int(index[place])]} at byte {offset} is "
-                    "damaged (CRC-32 differs): copy this shard again or make the shard set anew"
+                    "corrupt (CRC-32 differs): copy this shard again or make the shard set again"
                 )
             found.append(content)
         return found
@@ -135,9 +142,9 @@ def _mapped(path: Path) -> mmap.mmap:
         raise UserError(f"shard {path} cannot be read: {error}; copy the shard set again") from error
 
 
-def _read_table(folder: Path, meta: MetaKind) -> pa.Table:
+def _read_table(folder: Path, columns: list[str]) -> pa.Table:
     path = folder / SAMPLES
     try:
-        return pq.read_table(path, columns=[*_COLUMNS, f"meta_{meta}"], read_dictionary=_REPEATING)
+        return pq.read_table(path, columns=columns, read_dictionary=_REPEATING)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}; make the shard set anew") from error
+        raise UserError(f"{path} cannot be read: {error}; make the shard set again") from error

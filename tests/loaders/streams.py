@@ -2,17 +2,18 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from configs.schema import AugmentConfig, LoaderConfig
+from loaders.batch import TENSORS, Batch
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
+from loaders.request import Request, train_requests
 from loaders.shards import ShardSet
-from loaders.stream import Batch, Request, batches, train_requests
 
 CPU = torch.device("cpu")
 # Every tier that runs without a GPU.
@@ -23,17 +24,28 @@ TIERS = {
     "dali-cpu, ram": LoaderConfig(placement="dali-cpu", cache="ram"),
 }
 BATCH = 16
-PARTS = ("image", "meta", "target", "index", "valid")
 
 
 def requests_of(
     shards: ShardSet, epochs: range = range(2), first_step: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Request]:
     """Training requests of global batches of 16 over the rows outside fold 0."""
-    rows = shards.train_rows(0)
-    partition = Partition(samples=len(rows), batch_size=BATCH, rank=rank, world_size=world)
-    return train_requests(
-        rows, partition, AugmentConfig(), seed=5, size=shards.size, epochs=epochs, first_step=first_step
+    rows, size = shards.train_rows(0), shards.size
+    partition = partition_of(shards, rank, world)
+    return train_requests(rows, partition, AugmentConfig(), seed=5, size=size, epochs=epochs, first_step=first_step)
+
+
+def partition_of(shards: ShardSet, rank: int = 0, world: int = 1) -> Partition:
+    return Partition(samples=len(shards.train_rows(0)), batch_size=BATCH, rank=rank, world_size=world)
+
+
+def train_batches(
+    loader: Loader, shards: ShardSet, epochs: range = range(2), first_step: int = 0, rank: int = 0, world: int = 1
+) -> Generator[Batch]:
+    """The batches of those requests, in the loader's own buffers."""
+    partition = partition_of(shards, rank, world)
+    return loader.train_batches(
+        shards.train_rows(0), partition, AugmentConfig(), seed=5, epochs=epochs, first_step=first_step
     )
 
 
@@ -47,27 +59,31 @@ def stream(
     device: torch.device = CPU,
     pause: float = 0.0,
 ) -> Iterator[Batch]:
-    """The batches of those requests, copied out of the renderer's buffers `pause` seconds after they came."""
-    requests = requests_of(shards, epochs, first_step, rank, world)
-    with open_loader(config, shards, shards.train_rows(0), device, threads=2) as loader:
-        for batch in batches(shards, "clinical", loader.renderer(BATCH // world), requests, device):
+    """The same batches, copied out of the loader's buffers `pause` seconds after they came."""
+    with Loader(config, shards, shards.train_rows(0), device, threads=2) as loader:
+        for batch in train_batches(loader, shards, epochs, first_step, rank, world):
             time.sleep(pause)
-            yield replace(batch, **{name: getattr(batch, name).cpu().clone() for name in PARTS})
+            yield replace(batch, **{name: getattr(batch, name).cpu().clone() for name in TENSORS})
 
 
 def digests(items: list[Batch]) -> list[str]:
-    """One SHA-256 a batch, over pixels, meta, targets, indices and masks."""
+    """One SHA-256 per batch, over every field."""
     return [
-        hashlib.sha256(b"".join(getattr(item, part).numpy().tobytes() for part in PARTS)).hexdigest() for item in items
+        hashlib.sha256(
+            b"".join(
+                [f"{item.epoch} {item.step}".encode(), *(getattr(item, name).numpy().tobytes() for name in TENSORS)]
+            )
+        ).hexdigest()
+        for item in items
     ]
 
 
 def joined(parts: list[Batch]) -> Batch:
     """The global batch that the ranks' batches are slices of."""
-    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in PARTS})
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS})
 
 
 def params_digest(requests: list[Request]) -> list[str]:
-    """One SHA-256 a global batch of the parameters of the ranks' requests, in rank order."""
+    """One SHA-256 per array of the parameters of the ranks' requests, in rank order."""
     arrays = [np.concatenate(parts) for parts in zip(*(vars(one.params).values() for one in requests), strict=True)]
     return [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]

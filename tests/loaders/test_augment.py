@@ -5,7 +5,7 @@ import pytest
 
 from configs.schema import AugmentConfig
 from loaders.augment import AugmentParams, draw_params
-from loaders.pixels import changes, finish, load
+from loaders.decode import changes, finish, load
 
 CONFIG = AugmentConfig()
 OFF = replace(
@@ -59,13 +59,13 @@ def test_with_everything_off_nothing_happens() -> None:
 @pytest.mark.parametrize(
     ("field", "happened"),
     [
-        ("shift_scale_rotate", lambda params: params.dihedral < 0),
+        ("shift_scale_rotate", lambda params: params.symmetry < 0),
         ("coarse_dropout", lambda params: params.boxes.any(axis=(1, 2))),
         ("hue_saturation_value", lambda params: params.recolour),
         ("brightness_contrast", lambda params: params.recolour),
         ("meta_dropout", lambda params: params.hide_meta),
-        ("hflip", lambda params: params.dihedral == 1),
-        ("vflip", lambda params: params.dihedral == 2),
+        ("hflip", lambda params: params.symmetry == 1),
+        ("vflip", lambda params: params.symmetry == 2),
     ],
 )
 def test_each_probability_is_kept(field: str, happened: object) -> None:
@@ -74,17 +74,17 @@ def test_each_probability_is_kept(field: str, happened: object) -> None:
 
 
 def test_all_eight_flips_and_turns_are_equally_likely() -> None:
-    codes = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=0.5)).dihedral
+    codes = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=0.5)).symmetry
     np.testing.assert_allclose(np.bincount(codes, minlength=8) / len(MANY), [3 / 16] * 4 + [1 / 16] * 4, atol=0.01)
 
 
 @pytest.mark.parametrize("turned", [0.0, 1.0])
 def test_a_flip_by_copy_is_the_flip_by_its_matrix(turned: float) -> None:
     params = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=turned), np.arange(40))
-    warped = replace(params, dihedral=np.full(40, -1, dtype=np.int8))
+    warped = replace(params, symmetry=np.full(40, -1, dtype=np.int8))
     for place in range(40):
         np.testing.assert_array_equal(shown(picture(), params, place), shown(picture(), warped, place))
-    assert len(set(params.dihedral.tolist())) >= 4
+    assert len(set(params.symmetry.tolist())) >= 4
 
 
 def test_quarter_turns_are_numpys_rotations() -> None:

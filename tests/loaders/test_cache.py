@@ -2,13 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
+import torch
 from streams import CPU
 
 import loaders.cache as cache
 from configs.errors import UserError
 from configs.machine import available_memory
 from configs.schema import LoaderConfig
-from loaders.placement import open_loader
+from loaders.loader import Loader
+from loaders.order import Partition
 from loaders.shards import ShardSet
 
 RAM = LoaderConfig(cache="ram")
@@ -16,27 +19,24 @@ RAM = LoaderConfig(cache="ram")
 
 def test_pictures_are_found_by_their_samples_numbers(shard_folder: Path) -> None:
     shards, rows = ShardSet(shard_folder), np.array([90, 7, 55, 7])
-    with open_loader(RAM, shards, rows, CPU, threads=1) as loader:
-        kept = loader.source.cache
-        assert kept is not None
-        assert kept.pixels.shape == (3, 64, 64, 3)
-        for index, image in zip((55, 90), kept.pictures(np.array([55, 90])), strict=True):
-            np.testing.assert_array_equal(kept.picture(index), image.numpy())
-        assert not np.array_equal(kept.picture(7), kept.picture(55))
+    with Loader(RAM, shards, rows, CPU, threads=1) as loader:
         assert "3 images" in loader.remarks[0]
-    assert loader.source.cache is None
+        (cached,) = loader.eval_batches(np.array([55, 90]), Partition(samples=2, batch_size=2))
+        for index, image in zip((55, 90), cached.image, strict=True):
+            np.testing.assert_array_equal(image.numpy(), simplejpeg.decode_jpeg(shards.jpeg(index)))
+    kept = cache.PixelCache(rows, 64, CPU)
+    kept.store(0, torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 64, 64, 3))
+    assert [int(kept.image(index).max()) for index in (7, 55, 90)] == [0, 1, 2]
+    assert kept.images(np.array([90, 7]))[:, 0, 0, 0].tolist() == [2, 0]
 
 
 def test_a_set_that_does_not_fit_is_refused_with_the_sizes(shard_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "available_memory", lambda: 4_000_000)
     shards = ShardSet(shard_folder)
-    with open_loader(RAM, shards, np.arange(140), CPU, threads=1, copies=1):
+    with Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=1):
         pass  # 140 x 64 x 64 x 3 bytes are 1.7 MB of the 3.2 that may be used
-    with (
-        pytest.raises(UserError, match=r"needs 0\.0 GB for 140 images on each of 2 ranks, and 80% of the 0\.0 GB"),
-        open_loader(RAM, shards, np.arange(140), CPU, threads=1, copies=2),
-    ):
-        pass
+    with pytest.raises(UserError, match=r"needs 0\.0 GB for 140 images on each of 2 ranks, and 80% of the 0\.0 GB"):
+        Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=2)
 
 
 def test_the_memory_that_is_free_is_a_part_of_the_machines() -> None:

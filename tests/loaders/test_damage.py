@@ -11,10 +11,10 @@ from streams import BATCH, CPU, TIERS, digests, joined, stream
 
 from configs.errors import UserError
 from configs.schema import LoaderConfig
+from loaders.batch import Batch
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
 from loaders.shards import ShardSet
-from loaders.stream import Batch, batches, eval_requests
 
 BAD = (3, 40, 41)  # places among the rows outside fold 0
 
@@ -43,10 +43,9 @@ def substituting(tier: str, most: int = 10) -> LoaderConfig:
 
 
 def evaluated(shards: ShardSet, config: LoaderConfig, rows: np.ndarray) -> list[Batch]:
-    requests = eval_requests(rows, Partition(samples=len(rows), batch_size=BATCH))
-    with open_loader(config, shards, rows, CPU, threads=2) as loader:
-        seen = list(batches(shards, "clinical", loader.renderer(BATCH), requests, CPU))
-        assert set(loader.source.damage.found) == set(bad(shards))
+    with Loader(config, shards, rows, CPU, threads=2) as loader:
+        seen = list(loader.eval_batches(rows, Partition(samples=len(rows), batch_size=BATCH)))
+        assert loader.corrupt_samples == len(bad(shards))
     return seen
 
 
@@ -54,7 +53,7 @@ def evaluated(shards: ShardSet, config: LoaderConfig, rows: np.ndarray) -> list[
 def test_by_default_the_first_one_ends_the_run_and_is_named(damaged: ShardSet, tier: str) -> None:
     rows, first = damaged.train_rows(0)[:16], bad(damaged)[0]
     offset, shard = int(damaged._offset[first]), damaged._files[damaged._file[first]]
-    with pytest.raises(UserError, match=rf"{shard}: sample {damaged.key[first]} at byte {offset} is damaged"):
+    with pytest.raises(UserError, match=rf"{shard}: sample {damaged.key[first]} at byte {offset} is corrupt"):
         evaluated(damaged, TIERS[tier], rows)
 
 
@@ -97,15 +96,14 @@ def test_an_evaluation_leaves_damaged_samples_out(damaged: ShardSet, tier: str) 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_too_many_of_them_end_the_run(damaged: ShardSet, tier: str) -> None:
-    with pytest.raises(UserError, match=r"3 damaged samples are more than loader\.max_bad=2; the last: .* is damaged"):
+    with pytest.raises(UserError, match=r"3 corrupt samples are more than loader\.max_bad=2; the last: .* is corrupt"):
         list(stream(damaged, substituting(tier, most=2), range(2)))
 
 
 def test_stand_ins_that_are_damaged_too_are_passed_over_until_none_is_left(damaged: ShardSet) -> None:
     rows = np.array(bad(damaged))
-    requests = eval_requests(rows, Partition(samples=3, batch_size=3))
     with (
-        open_loader(substituting("host"), damaged, rows, CPU, threads=1) as loader,
+        Loader(substituting("host"), damaged, rows, CPU, threads=1) as loader,
         pytest.raises(UserError, match="none of 64 stand-ins"),
     ):
-        list(loader.renderer(3).render(requests))
+        list(loader.eval_batches(rows, Partition(samples=3, batch_size=3)))

@@ -8,10 +8,9 @@ import torch
 from streams import BATCH, TIERS, digests, joined, stream
 
 from configs.schema import LoaderConfig
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
 from loaders.shards import ShardSet
-from loaders.stream import eval_requests
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,15 +46,15 @@ def test_the_gpu_shows_the_host_paths_pictures(shards: ShardSet, tier: str, cuda
 @pytest.mark.parametrize("tier", GPU)
 def test_plain_pictures_are_the_host_paths(shards: ShardSet, tier: str, cuda: torch.device) -> None:
     rows = np.arange(96)
-    requests = list(eval_requests(rows, Partition(samples=96, batch_size=24)))
+    partition = Partition(samples=96, batch_size=24)
     with (
-        open_loader(GPU[tier], shards, rows, cuda, threads=2) as gpu,
-        open_loader(TIERS["host"], shards, rows, torch.device("cpu"), threads=2) as host,
+        Loader(GPU[tier], shards, rows, cuda, threads=2) as gpu,
+        Loader(TIERS["host"], shards, rows, torch.device("cpu"), threads=2) as host,
     ):
-        pairs = zip(gpu.renderer(24).render(requests), host.renderer(24).render(requests), strict=True)
-        for (_, ours), (_, theirs) in pairs:
-            assert ours.device == cuda
-            assert (ours.cpu().int() - theirs.int()).abs().float().mean() <= 2
+        pairs = zip(gpu.eval_batches(rows, partition), host.eval_batches(rows, partition), strict=True)
+        for ours, theirs in pairs:
+            assert ours.image.device == cuda
+            assert (ours.image.cpu().int() - theirs.image.int()).abs().float().mean() <= 2
 
 
 def test_kept_pixels_give_the_same_bytes_as_decoding_anew(shards: ShardSet, cuda: torch.device) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streams import BATCH, CPU, TIERS, requests_of, stream
+from streams import CPU, TIERS, stream, train_batches
 
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
 from loaders.shards import ShardSet
-from loaders.stream import batches, eval_requests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,8 +37,8 @@ def test_threads_end_with_the_loader(shards: ShardSet, tier: str) -> None:
 @pytest.mark.parametrize("tier", TIERS)
 def test_threads_end_when_the_consumer_fails(shards: ShardSet, tier: str) -> None:
     def fail_in_the_middle() -> None:
-        with open_loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
-            for number, _ in enumerate(loader.renderer(BATCH).render(requests_of(shards))):
+        with Loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
+            for number, _ in enumerate(train_batches(loader, shards)):
                 if number == 2:
                     raise KeyboardInterrupt
 
@@ -53,15 +52,9 @@ def test_threads_end_when_the_consumer_fails(shards: ShardSet, tier: str) -> Non
 def test_an_abandoned_run_leaves_nothing_to_the_next_one(shards: ShardSet, tier: str) -> None:
     rows = np.arange(64)
     partition = Partition(samples=64, batch_size=8)
-    with open_loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
-        renderer = loader.renderer(8)
-        broken = batches(shards, "clinical", renderer, eval_requests(rows, partition), CPU)
-        next(broken)
-        broken.close()  # type: ignore[attr-defined]
-        gc.collect()
-        whole = [
-            batch.index.numpy() for batch in batches(shards, "clinical", renderer, eval_requests(rows, partition), CPU)
-        ]
+    with Loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
+        next(loader.eval_batches(rows, partition))
+        whole = [batch.index.numpy() for batch in loader.eval_batches(rows, partition)]
     np.testing.assert_array_equal(np.concatenate(whole), rows)
 
 
@@ -75,12 +68,12 @@ def resident_mib() -> float:
 @pytest.mark.parametrize("tier", TIERS)
 def test_fifty_epochs_leave_memory_flat(shards: ShardSet, tier: str) -> None:
     seen = []
-    with open_loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
-        for request, _ in loader.renderer(BATCH).render(requests_of(shards, range(50))):
-            if request.step == 0:
+    with Loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
+        for batch in train_batches(loader, shards, range(50)):
+            if batch.step == 0:
                 seen.append(resident_mib())
     assert len(seen) == 50
-    # One batch of 16 pictures takes 0.2 MiB: a leak of one an epoch would show.
+    # One batch of 16 images takes 0.2 MiB: a leak of one per epoch would show.
     assert max(seen[40:]) - max(seen[5:15]) < 4, seen
 
 
@@ -90,21 +83,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from loaders import dali_cpu, host
-from streams import CPU, TIERS, requests_of
-from loaders.placement import open_loader
+from loaders import render_dali_cpu, render_host
+from streams import CPU, TIERS, train_batches
+from loaders.loader import Loader
 from loaders.shards import ShardSet
-from loaders.stream import batches
 
-def slow(change, out, finish=host.finish):  # so that work still waits in the queue
+def slow(change, out, finish=render_host.finish):  # so that work still waits in the queue
     time.sleep(0.002)
     finish(change, out)
 
-host.finish = dali_cpu.finish = slow
+render_host.finish = render_dali_cpu.finish = slow
 
 class Consumer:
     def __init__(self, shards, loader):
-        self.stream = batches(shards, "clinical", loader.renderer(16), requests_of(shards, range(100)), CPU)
+        self.stream = train_batches(loader, shards, range(100))
 
     def run(self):
         for number, batch in enumerate(self.stream):
@@ -114,7 +106,7 @@ class Consumer:
 shards = ShardSet(Path(sys.argv[1]))
 try:
     config = replace(TIERS["TIER-NAME"], prefetch=16)
-    with open_loader(config, shards, shards.train_rows(0), CPU, threads=1) as loader:
+    with Loader(config, shards, shards.train_rows(0), CPU, threads=1) as loader:
         consumer = Consumer(shards, loader)
         consumer.run()
 except KeyboardInterrupt:

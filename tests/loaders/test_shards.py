@@ -13,11 +13,12 @@ from prep.manifest import SAMPLES
 
 
 def columns(shards: ShardSet) -> dict[str, list[object]]:
-    whole = {name: getattr(shards, name).tolist() for name in ("source", "fold", "target", "diagnosis", "meta")}
+    whole = {name: getattr(shards, name).tolist() for name in ("source", "fold", "target", "diagnosis")}
     rows = {split: shards.split_rows(split).tolist() for split in ("train", "test")}
     return {
         **whole,
         **rows,
+        "meta": [shards.meta(kind).tolist() for kind in ("clinical", "reference")],
         "key": shards.key.to_pylist(),
         "bytes": [bytes(one) for one in shards.jpegs(all_of(shards))],
     }

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from streams import CPU
 
 from configs.schema import ShowConfig
 from loaders import show
@@ -17,7 +18,7 @@ def test_the_command_writes_one_row_a_sample_and_a_block_of_columns_a_placement(
     with Image.open(tmp_path / "grid.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.std() > 5
-    blocks = len(show.available_loaders())
+    blocks = len(show.shown_loaders(CPU))
     assert pixels.shape[1] == pytest.approx(1.3 * 2 * blocks * 130, abs=2)
 
 
@@ -25,7 +26,7 @@ def test_both_labels_are_shown_and_every_placement_shows_the_same(shard_folder: 
     shards, config = ShardSet(shard_folder), ShowConfig(samples=4, epochs=2)
     rows = show._chosen_rows(shards, 4)
     assert sorted(shards.target[rows].tolist()) == [0, 0, 1, 1]
-    host, *others = (show.pictures(shards, rows, loader, config) for loader in show.available_loaders().values())
+    host, *others = (show.images(shards, rows, loader, config, CPU) for loader in show.shown_loaders(CPU).values())
     assert [sorted(part) for part in host] == [rows.tolist()] * 3
     for other in others:
         for ours, theirs in zip(host, other, strict=True):

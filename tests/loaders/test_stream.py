@@ -2,25 +2,37 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from streams import BATCH, CPU, TIERS, digests, joined, params_digest, requests_of, stream
+from streams import (
+    BATCH,
+    CPU,
+    TIERS,
+    digests,
+    joined,
+    params_digest,
+    partition_of,
+    requests_of,
+    stream,
+    train_batches,
+)
 
 from configs.errors import UserError
 from configs.schema import AugmentConfig, LoaderConfig
 from loaders.augment import draw_params
-from loaders.dali import DaliPipeline
+from loaders.dali_pipeline import DaliPipeline
 from loaders.damage import Damage
-from loaders.host import HostRenderer
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
+from loaders.placement import chosen_placement
 from loaders.reader import Reader
 from loaders.reference import reference_samples
+from loaders.request import Request, train_requests
 from loaders.shards import ShardSet
 from loaders.source import Source
-from loaders.stream import Request, batches, eval_requests, train_requests
 from prep.metadata import hide_clinical
 
 
@@ -75,7 +87,7 @@ def test_a_stream_taken_up_at_any_step_is_the_same_stream(
     shards: ShardSet, world: int, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step of both epochs, the first and last included, on every rank; drawn in groups of a few steps."""
-    monkeypatch.setattr("loaders.stream._DRAWN_TOGETHER", 40)
+    monkeypatch.setattr("loaders.request._DRAWN_TOGETHER", 40)
     steps = len(whole) // 2
     for consumed in range(2 * steps):
         epoch, step = divmod(consumed, steps)  # after an epoch's last step the cursor stands at its end
@@ -98,30 +110,57 @@ def test_plain_pictures_are_those_of_pillow(shards: ShardSet, tier: str) -> None
     tars = [shards.folder / entry.file for entry in shards.manifest.shards]
     expected = [sample["image"] for sample in reference_samples(tars)]
     rows = np.arange(len(shards))
-    requests = eval_requests(rows, Partition(samples=len(rows), batch_size=10))
-    with open_loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
-        for batch in batches(shards, "clinical", loader.renderer(10), requests, CPU):
+    with Loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
+        for batch in loader.eval_batches(rows, Partition(samples=len(rows), batch_size=10)):
             for image, index, valid in zip(batch.image, batch.index, batch.valid, strict=True):
                 assert not valid or torch.equal(image, expected[index])
 
 
-def test_the_next_epoch_is_under_way_before_this_one_ends(shards: ShardSet) -> None:
+def test_the_next_epoch_is_under_way_before_this_one_ends(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 
-    def noted() -> Iterator[Request]:
-        for request in requests_of(shards):
+    def noted(*arguments: Any, **options: Any) -> Iterator[Request]:
+        for request in train_requests(*arguments, **options):
             asked.append((request.epoch, request.step))
             yield request
 
+    monkeypatch.setattr("loaders.loader.train_requests", noted)
     for tier in ("host", "dali-cpu"):
         asked.clear()
-        with open_loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
-            renderer = loader.renderer(BATCH)
-            for request, _ in renderer.render(noted()):
-                if request.epoch == 0:
-                    last = request.step
+        with Loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
+            for batch in train_batches(loader, shards):
+                if batch.epoch == 0:
+                    last = batch.step
                     ahead = asked[-1]
         assert ahead[0] == 1, f"{tier}: at step {last}, the last of its epoch, only {ahead} had been asked for"
+
+
+def test_a_request_cannot_be_changed(shards: ShardSet) -> None:
+    request = next(requests_of(shards))
+    for name in ("index", "valid", "rows"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(request, name)[0] = 1
+    assert shards.train_rows(0).flags.writeable
+    other = request.with_stand_ins({3: 77})
+    assert (other.index[3], request.index[3] == 77) == (77, False)
+
+
+def test_a_new_stream_ends_the_one_before_it(shards: ShardSet) -> None:
+    with Loader(TIERS["host"], shards, shards.train_rows(0), CPU, threads=2) as loader:
+        first = train_batches(loader, shards)
+        next(first)
+        assert len(digests(list(train_batches(loader, shards, range(1))))) == partition_of(shards).steps
+        assert list(first) == []
+
+
+def test_metadata_alone_needs_no_pixels(shards: ShardSet) -> None:
+    rows = shards.train_rows(0)
+    with Loader(LoaderConfig(cache="ram"), shards, rows, CPU, threads=1, images=False) as loader:
+        seen = list(loader.eval_batches(rows, partition_of(shards), meta="reference"))
+        assert loader.clock.images == 0
+    assert not any(batch.image.any() for batch in seen)
+    index = torch.cat([batch.index[batch.valid] for batch in seen]).numpy()
+    np.testing.assert_array_equal(torch.cat([b.meta[b.valid] for b in seen]).numpy(), shards.meta("reference")[index])
 
 
 @pytest.mark.parametrize("fed", ["jpegs", "pixels"])
@@ -136,14 +175,16 @@ def test_dalis_whole_graph_makes_the_host_paths_pictures(shards: ShardSet, fed: 
     def requests() -> Iterator[Request]:
         return train_requests(rows, partition, AugmentConfig(), seed=2, size=shards.size, epochs=range(1))
 
-    with open_loader(LoaderConfig(placement="host", cache="ram"), shards, rows, CPU, threads=2) as host:
-        cache = host.source.cache
-        assert cache is not None
-        kept = ((request, cache.pictures(request.index)) for request in requests())
+    with (
+        Loader(LoaderConfig(placement="host"), shards, rows, CPU, threads=2) as host,
+        Loader(LoaderConfig(placement="host"), shards, rows, CPU, threads=2) as plain,
+    ):
+        stored = torch.cat([batch.image.clone() for batch in plain.eval_batches(rows, partition)])
+        kept = ((request, stored[torch.from_numpy(request.index.copy())]) for request in requests())
         inputs = reader.jpegs(requests()) if fed == "jpegs" else kept
-        drawn = host.renderer(24).render(requests())
-        for (_, dali), (_, ours) in zip(pipeline.run(inputs), drawn, strict=True):
-            difference = (dali.int() - ours.int()).abs().float()
+        drawn = host.train_batches(rows, partition, AugmentConfig(), seed=2, epochs=range(1))
+        for (_, dali), ours in zip(pipeline.run(inputs), drawn, strict=True):
+            difference = (dali.int() - ours.image.int()).abs().float()
             assert difference[:, 16:-16, 16:-16].mean() < 1
             assert difference.mean() < 2
     reader.close()
@@ -152,25 +193,26 @@ def test_dalis_whole_graph_makes_the_host_paths_pictures(shards: ShardSet, fed: 
 def test_hidden_metadata_is_that_of_the_drawn_samples(shards: ShardSet) -> None:
     batch = next(stream(shards, TIERS["host"]))
     params = draw_params(AugmentConfig(), seed=5, epoch=0, index=batch.index.numpy(), size=shards.size)
-    expected = shards.meta[batch.index.numpy()]
+    expected = shards.meta("clinical")[batch.index.numpy()]
     expected[params.hide_meta] = hide_clinical("clinical", expected[params.hide_meta])
     np.testing.assert_array_equal(batch.meta.numpy(), expected)
 
 
 def test_without_dali_the_host_path_serves_and_dali_says_why(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("loaders.dali", "loaders.placement"):
-        monkeypatch.setattr(f"{module}.require_dali", lambda: "NVIDIA DALI is not installed")
+    monkeypatch.setattr("loaders.placement.require_dali", lambda: "NVIDIA DALI is not installed")
     rows = np.arange(8)
-    with open_loader(LoaderConfig(), shards, rows, CPU, threads=1) as loader:
-        assert isinstance(loader.renderer(8), HostRenderer)
+    with Loader(LoaderConfig(), shards, rows, CPU, threads=1) as loader:
+        assert loader.placement == "host"
     with pytest.raises(UserError, match="not installed"):
-        open_loader(TIERS["dali-cpu"], shards, rows, CPU, threads=1).__enter__()
+        Loader(TIERS["dali-cpu"], shards, rows, CPU, threads=1)
+    placement, why = chosen_placement(LoaderConfig(), torch.device("cuda"))
+    assert (placement, why) == ("host", "NVIDIA DALI is not installed")
 
 
 def test_what_needs_a_gpu_names_the_others(shards: ShardSet) -> None:
-    with pytest.raises(UserError, match=r"needs a CUDA GPU: take dali-cpu, host or auto"):
-        open_loader(LoaderConfig(placement="dali-gpu"), shards, np.arange(8), CPU, threads=1).__enter__()
-    with pytest.raises(UserError, match=r"needs a CUDA GPU and DALI: take --loader\.cache ram"):
-        open_loader(LoaderConfig(cache="gpu"), shards, np.arange(8), CPU, threads=1).__enter__()
+    with pytest.raises(UserError, match=r"needs a CUDA GPU: use dali-cpu, host or auto"):
+        Loader(LoaderConfig(placement="dali-gpu"), shards, np.arange(8), CPU, threads=1)
+    with pytest.raises(UserError, match=r"needs a CUDA GPU and DALI: use --loader\.cache ram"):
+        Loader(LoaderConfig(cache="gpu"), shards, np.arange(8), CPU, threads=1)
     with pytest.raises(UserError, match=r"only --loader\.placement dali-gpu"):
         LoaderConfig(placement="host", cache="gpu")

@@ -1,7 +1,7 @@
 """The renderer that decodes with DALI on the CPU."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import torch
 
-from loaders.dali import DaliPipeline
-from loaders.host import Ring, Slot
-from loaders.pixels import Pixels, changes, finish, load
+from loaders.dali_pipeline import DaliPipeline
+from loaders.decode import Pixels, changes, finish, load
 from loaders.reader import Reader
+from loaders.render_host import Ring, Slot
+from loaders.renderer import Rendered
+from loaders.request import Request
 from loaders.source import Source
-from loaders.stream import Request
 
 
 class CpuDaliRenderer:
@@ -36,16 +37,11 @@ class CpuDaliRenderer:
         self._device = device
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="cpu-dali-renderer")
-        self._live: Generator[tuple[Request, torch.Tensor]] | None = None
         size = source.shards.size
         self._ring = Ring(3, (batch_size, size, size, 3), device)
 
-    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images on the device, uint8 [b, size, size, 3]."""
-        self._live = self._render(requests)
-        return self._live
-
-    def _render(self, requests: Iterable[Request]) -> Generator[tuple[Request, torch.Tensor]]:
+    def render(self, requests: Iterable[Request]) -> Rendered:
+        """See loaders.renderer.Renderer."""
         ready: tuple[Request, Slot] | None = None
         parts: list[Future[None]] = []
         try:
@@ -55,7 +51,7 @@ class CpuDaliRenderer:
                     continue
                 slot = self._ring.take()
                 parts = [
-                    self._pool.submit(self._draw, request, decoded.numpy(), slot, places)
+                    self._pool.submit(self._augment, request, decoded.numpy(), slot, places)
                     for places in _shares(len(decoded), self._threads)
                 ]
                 if ready is not None:  # the consumer works on the last batch while this one is augmented
@@ -74,7 +70,7 @@ class CpuDaliRenderer:
         self._source.clock.add(copy=time.perf_counter() - begin)
         return image
 
-    def _draw(self, request: Request, decoded: Pixels, slot: Slot, places: range) -> None:
+    def _augment(self, request: Request, decoded: Pixels, slot: Slot, places: range) -> None:
         slot.wait_until_read()
         begin = time.perf_counter()
         for place, change in zip(places, changes(request.params, places, decoded.shape[1]), strict=True):
@@ -83,9 +79,7 @@ class CpuDaliRenderer:
         self._source.clock.add(augment=time.perf_counter() - begin)
 
     def close(self) -> None:
-        """End the threads and give DALI's buffers back; what `render` returned ends as well."""
-        if self._live is not None:
-            self._live.close()
+        """End the threads and give DALI's buffers back."""
         self._reader.close()
         self._pool.shutdown(cancel_futures=True)
         del self._pipeline

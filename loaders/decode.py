@@ -1,4 +1,4 @@
-"""One picture at a time on the CPU: decoded, flipped, warped, coloured and cut out in its place in a batch.
+"""One image at a time on the CPU: decoded, flipped, warped, coloured and cut out in its place in a batch.
 
 What makes it fast, measured on 256 px: a flip from left to right is a reversal of bytes where the row was decoded as
 BGR; four channels turn and warp in less than half the time of three; everything else happens in place, in the cache
@@ -17,22 +17,22 @@ import simplejpeg
 import torch
 
 from loaders.augment import AugmentParams
+from loaders.symmetry import LEFT_RIGHT, TRANSPOSE, UPSIDE_DOWN
 
 Pixels = npt.NDArray[np.uint8]
 
-LEFT_RIGHT, UPSIDE_DOWN, TRANSPOSE = 1, 2, 4  # the bits of AugmentParams.dihedral
-WARP = -1
+WARP = -1  # in AugmentParams.symmetry: no flip or quarter turn, use the matrix
 _TO_LAYOUT = {"BGR": cv2.COLOR_RGB2BGR, "RGBX": cv2.COLOR_RGB2RGBA}
 
 
 class Changes(NamedTuple):
-    """What is done to one picture of `size` x `size` pixels.
+    """What is done to one image of `size` x `size` pixels.
 
-    dihedral: as in AugmentParams, -1 where `matrix` (float64 [2, 3], output to input, pixel centres at whole numbers)
+    symmetry: as in AugmentParams, -1 where `matrix` (float64 [2, 3], output to input, pixel centres at whole numbers)
     is to be used; colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black.
     """
 
-    dihedral: int
+    symmetry: int
     matrix: npt.NDArray[np.float64]
     colour: npt.NDArray[np.float32] | None
     boxes: list[list[int]]
@@ -52,9 +52,9 @@ def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[
     matrices[:, :, 2] += centre - matrices[:, :, :2].sum(axis=2) * centre
     recolour: list[bool] = part.recolour.tolist()
     cut = np.flatnonzero(part.boxes.any(axis=(1, 2))).tolist()
-    for place, dihedral in enumerate(part.dihedral.tolist()):
+    for place, symmetry in enumerate(part.symmetry.tolist()):
         boxes = [box for box in part.boxes[place].tolist() if box[2]] if place in cut else []
-        yield Changes(dihedral, matrices[place], part.colour[place] if recolour[place] else None, boxes)
+        yield Changes(symmetry, matrices[place], part.colour[place] if recolour[place] else None, boxes)
 
 
 def decode(jpeg: memoryview, change: Changes, out: Pixels) -> None:
@@ -62,13 +62,13 @@ def decode(jpeg: memoryview, change: Changes, out: Pixels) -> None:
 
     Raises ValueError where the JPEG is damaged.
     """
-    layout, place = _first_stop(change, out)
+    layout, place = _decode_target(change, out)
     simplejpeg.decode_jpeg(jpeg, layout, buffer=place)
 
 
 def load(pixels: Pixels, change: Changes, out: Pixels) -> None:
-    """The same for a picture that is decoded already, RGB [H, W, 3]."""
-    layout, place = _first_stop(change, out)
+    """The same for a image that is decoded already, RGB [H, W, 3]."""
+    layout, place = _decode_target(change, out)
     if layout == "RGB":
         np.copyto(place, pixels)
     else:
@@ -76,8 +76,8 @@ def load(pixels: Pixels, change: Changes, out: Pixels) -> None:
 
 
 def finish(change: Changes, out: Pixels) -> None:
-    """Turn what `decode` or `load` left into the changed picture, RGB in `out`."""
-    code, last = change.dihedral, _last_stop(change, out)
+    """Turn what `decode` or `load` left into the changed image, RGB in `out`."""
+    code, last = change.symmetry, _target(change, out)
     if code == WARP or code & TRANSPOSE:
         _turn(change, last)
     elif code & LEFT_RIGHT:  # BGR, read backwards, is RGB
@@ -91,43 +91,44 @@ def finish(change: Changes, out: Pixels) -> None:
         out[top:bottom, left:right] = 0
 
 
-def _first_stop(change: Changes, out: Pixels) -> tuple[str, Pixels]:
+def _decode_target(change: Changes, out: Pixels) -> tuple[str, Pixels]:
     """The layout to decode to, and the buffer."""
-    code = change.dihedral
+    code = change.symmetry
     if code == WARP or code & TRANSPOSE:
-        return "RGBX", _desk(len(out)).rgbx
-    return "BGR" if code & LEFT_RIGHT else "RGB", _last_stop(change, out)
+        return "RGBX", _scratch(len(out)).rgbx
+    return "BGR" if code & LEFT_RIGHT else "RGB", _target(change, out)
 
 
-def _last_stop(change: Changes, out: Pixels) -> Pixels:
-    """Where the picture lies when all is done but its colours, which OpenCV does not change in place without a copy."""
-    return out if change.colour is None else _desk(len(out)).rgb
+def _target(change: Changes, out: Pixels) -> Pixels:
+    """Where the image lies before its colours change, which OpenCV cannot do in place without a copy."""
+    return out if change.colour is None else _scratch(len(out)).rgb
 
 
 def _turn(change: Changes, last: Pixels) -> None:
-    desk = _desk(len(last))
-    if change.dihedral == WARP:
+    scratch = _scratch(len(last))
+    if change.symmetry == WARP:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cv2.warpAffine(desk.rgbx, change.matrix, (len(last), len(last)), dst=desk.turned, flags=flags)  # black outside
+        shape = (len(last), len(last))
+        cv2.warpAffine(scratch.rgbx, change.matrix, shape, dst=scratch.turned, flags=flags)  # black outside
     else:
-        flips = change.dihedral & ~TRANSPOSE
+        flips = change.symmetry & ~TRANSPOSE
         if flips:
-            cv2.flip(desk.rgbx, {LEFT_RIGHT: 1, UPSIDE_DOWN: 0}.get(flips, -1), dst=desk.rgbx)
-        cv2.transpose(desk.rgbx, dst=desk.turned)
-    cv2.cvtColor(desk.turned, cv2.COLOR_RGBA2RGB, dst=last)
+            cv2.flip(scratch.rgbx, {LEFT_RIGHT: 1, UPSIDE_DOWN: 0}.get(flips, -1), dst=scratch.rgbx)
+        cv2.transpose(scratch.rgbx, dst=scratch.turned)
+    cv2.cvtColor(scratch.turned, cv2.COLOR_RGBA2RGB, dst=last)
 
 
-class _Desk:
-    """Pictures of one size that one thread works on, small enough to stay in its core's cache."""
+class _Scratch:
+    """Images of one size that one thread works on, small enough to stay in its core's cache."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.rgbx, self.turned = (empty_pictures((size, size, 4)).numpy() for _ in range(2))
-        self.rgb = empty_pictures((size, size, 3)).numpy()
+        self.rgbx, self.turned = (empty_images((size, size, 4)).numpy() for _ in range(2))
+        self.rgb = empty_images((size, size, 3)).numpy()
 
 
-def empty_pictures(shape: tuple[int, ...], *, pinned: bool = False) -> torch.Tensor:
-    """A uint8 buffer for pictures that are still to be worked on, [..., W, C], in pinned memory where asked.
+def empty_images(shape: tuple[int, ...], *, pinned: bool = False) -> torch.Tensor:
+    """A uint8 buffer for images that are still to be worked on, [..., W, C], in pinned memory where asked.
 
     It begins 16 bytes off a multiple of 32. libjpeg-turbo writes rows that lie on one past the cache, to memory, from
     where the next operation must fetch them again: a warp then takes 2.4 times as long.
@@ -143,8 +144,8 @@ def empty_pictures(shape: tuple[int, ...], *, pinned: bool = False) -> torch.Ten
 _threads = threading.local()
 
 
-def _desk(size: int) -> _Desk:
-    desk: _Desk | None = getattr(_threads, "desk", None)
-    if desk is None or desk.size != size:
-        desk = _threads.desk = _Desk(size)
-    return desk
+def _scratch(size: int) -> _Scratch:
+    scratch: _Scratch | None = getattr(_threads, "scratch", None)
+    if scratch is None or scratch.size != size:
+        scratch = _threads.scratch = _Scratch(size)
+    return scratch

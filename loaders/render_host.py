@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
@@ -10,98 +10,96 @@ from typing import Any
 import cv2
 import torch
 
-from loaders.pixels import Pixels, changes, decode, empty_pictures, finish, load
+from loaders.decode import Pixels, changes, decode, empty_images, finish, load
+from loaders.renderer import Rendered
+from loaders.request import Request, StandIns
 from loaders.source import Source
-from loaders.stream import Request
 
-# Samples of one task: enough to hide what a task costs, few enough to keep all threads busy to a batch's end.
+# Samples per task: enough to hide the cost of a task, few enough to keep all threads busy to the end of a batch.
 _CHUNK_MIN, _CHUNK_MAX = 8, 32
 
 
 class HostRenderer:
     """Decodes and augments local batches of `batch_size` on `threads` threads, `prefetch` batches ahead.
 
-    Where the source keeps decoded pictures, nothing is decoded.
+    Where the source keeps decoded images, nothing is decoded.
     """
 
     def __init__(self, source: Source, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
-        cv2.setNumThreads(1)  # the samples share the threads; OpenCV's own would only fight over the cores
+        cv2.setNumThreads(1)  # the samples share the threads; OpenCV's own would only compete for the cores
         self._source = source
         self._prefetch = prefetch
         self._chunk = min(_CHUNK_MAX, max(_CHUNK_MIN, batch_size // threads))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="host-renderer")
-        self._live: Generator[tuple[Request, torch.Tensor]] | None = None
         size = source.shards.size
         self._ring = Ring(prefetch + 2, (batch_size, size, size, 3), device)
 
-    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images on the device, uint8 [b, size, size, 3]."""
-        self._live = self._render(requests)
-        return self._live
-
-    def _render(self, requests: Iterable[Request]) -> Generator[tuple[Request, torch.Tensor]]:
+    def render(self, requests: Iterable[Request]) -> Rendered:
+        """See loaders.renderer.Renderer."""
         clock, remaining = self._source.clock, iter(requests)
         pending = deque(self._submit(request) for request in islice(remaining, self._prefetch))
         try:
             while pending:
                 ready = sum(all(part.done() for part in parts) for _, _, parts in pending)
                 request, slot, parts = pending[0]
-                for part in parts:
-                    part.result()
+                stand_ins = {place: sample for part in parts for place, sample in part.result().items()}
                 pending.popleft()
                 pending.extend(self._submit(following) for following in islice(remaining, 1))
                 clock.batch(len(request.index), ready)
                 begin = time.perf_counter()
                 image = slot.on_device()
                 clock.add(copy=time.perf_counter() - begin)
-                yield request, image
+                yield request.with_stand_ins(stand_ins), image
         finally:  # an abandoned run must not go on writing into buffers that the next one fills
             wait([part for _, _, parts in pending for part in parts if not part.cancel()])
 
     def close(self) -> None:
-        """End the threads; what `render` returned ends as well."""
-        if self._live is not None:
-            self._live.close()
+        """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _submit(self, request: Request) -> "tuple[Request, Slot, list[Future[None]]]":
-        slot, request = self._ring.take(), request.own()
-        samples = len(request.index)
+    def _submit(self, request: Request) -> "tuple[Request, Slot, list[Future[StandIns]]]":
+        slot, samples = self._ring.take(), len(request.index)
         chunks = [range(start, min(start + self._chunk, samples)) for start in range(0, samples, self._chunk)]
-        return request, slot, [self._pool.submit(self._draw, request, slot, places) for places in chunks]
+        return request, slot, [self._pool.submit(self._render_part, request, slot, places) for places in chunks]
 
-    def _draw(self, request: Request, slot: "Slot", places: range) -> None:
+    def _render_part(self, request: Request, slot: "Slot", places: range) -> StandIns:
+        """Write the images of the samples at `places` into the slot; returns the stand-ins among them."""
         slot.wait_until_read()
         source, tick = self._source, time.perf_counter
         begin = tick()
-        kept = source.cache is not None
-        found: list[Any] = source.pictures(request, places) if kept else source.jpegs(request, places)
+        cached = source.cache is not None
+        contents: Any
+        if cached:
+            contents, stand_ins = source.images(request, places)
+        else:
+            contents, stand_ins = source.jpegs(request, places)
         read = tick() - begin
         decoded = augmented = 0.0
         for place, content, change in zip(
-            places, found, changes(request.params, places, source.shards.size), strict=True
+            places, contents, changes(request.params, places, source.shards.size), strict=True
         ):
             out = slot.pixels[place]
             begin = tick()
-            if kept:
+            if cached:
                 load(content, change, out)
             else:
                 try:
                     decode(content, change, out)
                 except ValueError as error:
-                    raise source.undecodable(int(request.index[place]), error) from error
+                    raise source.undecodable(stand_ins.get(place, int(request.index[place])), error) from error
             opened = tick()
             finish(change, out)
             decoded += opened - begin
             augmented += tick() - opened
         source.clock.add(read=read, decode=decoded, augment=augmented)
+        return stand_ins
 
 
 class Slot:
-    """One buffer of the ring; on a GPU machine it is pinned, and knows when the copy out of it is over."""
+    """One buffer of the ring; on a GPU machine it is pinned, and knows when the copy out of it is done."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self._image = empty_pictures(shape, pinned=device.type == "cuda")
+        self._image = empty_images(shape, pinned=device.type == "cuda")
         self.pixels: Pixels = self._image.numpy()
         self._device = device
         self._stream: torch.cuda.Stream | None = None
@@ -110,7 +108,7 @@ class Slot:
         self._read: torch.cuda.Event | None = None
 
     def on_device(self) -> torch.Tensor:
-        """The buffer itself on a CPU; on a GPU a copy, made beside the work that is queued there already."""
+        """The buffer itself on a CPU; on a GPU a copy, made alongside the work that is queued there already."""
         if self._stream is None:
             return self._image
         with torch.cuda.stream(self._stream):

@@ -17,8 +17,8 @@ import torch.utils.dlpack
 
 from configs.errors import UserError
 from loaders.augment import AugmentParams
+from loaders.request import Request
 from loaders.source import Source
-from loaders.stream import Request
 
 
 def require_dali() -> str | None:
@@ -31,9 +31,9 @@ def require_dali() -> str | None:
 
 
 class DaliPipeline:
-    """A DALI pipeline that takes one request a run, with what its pictures are made from.
+    """A DALI pipeline that takes one request a run, with what its images are made from.
 
-    decode: "cpu" or "mixed" for JPEG bytes; None where decoded pictures are fed, which lie on `pixels_on`.
+    decode: "cpu" or "mixed" for JPEG bytes; None where decoded images are fed, which lie on `pixels_on`.
     augment: whether it warps, colours and cuts out, on `device`; the CPU form of that graph exists to be compared
     with, DALI's CPU warp being far too slow to train with.
     """

@@ -1,21 +1,22 @@
 """The renderer that decodes and augments with DALI on the GPU."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Literal
 
 import torch
 
-from loaders.dali import DaliPipeline
+from loaders.dali_pipeline import DaliPipeline
 from loaders.reader import Reader
+from loaders.renderer import Rendered
+from loaders.request import Request
 from loaders.source import Source
-from loaders.stream import Request
 
 
 class GpuDaliRenderer:
     """DALI decodes and augments on the GPU, on its own stream and ahead of the consumer.
 
-    Where the source keeps decoded pictures, they are fed instead of JPEGs, from the GPU's memory or the host's.
+    Where the source keeps decoded images, they are fed instead of JPEGs, from the GPU's memory or the host's.
     """
 
     def __init__(
@@ -33,7 +34,6 @@ class GpuDaliRenderer:
         self._device = device
         self._reader = Reader(source, threads=threads, ahead=prefetch)
         self._pipelines: dict[bool, DaliPipeline] = {}
-        self._live: Generator[tuple[Request, torch.Tensor]] | None = None
         cached = source.cache is not None
         self._make: Callable[[bool], DaliPipeline] = lambda augment: DaliPipeline(
             source,
@@ -47,35 +47,27 @@ class GpuDaliRenderer:
             pixels_on=source.cache.pixels.device.type if source.cache is not None else "cpu",
         )
 
-    def render(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request with its images, uint8 [b, size, size, 3] on the GPU."""
-        self._live = self._render(requests)
-        return self._live
-
-    def _render(self, requests: Iterable[Request]) -> Generator[tuple[Request, torch.Tensor]]:
+    def render(self, requests: Iterable[Request]) -> Rendered:
+        """See loaders.renderer.Renderer."""
         remaining = iter(requests)
         for first in islice(remaining, 1):
             requests, augment = chain([first], remaining), first.params is not None
             if self._source.cache is not None and not augment:
-                for request, pictures in self._kept(requests):
-                    yield request, pictures.to(self._device, non_blocking=True)
+                for request, images in self._cached(requests):
+                    yield request, images.to(self._device, non_blocking=True)
                 return
             if augment not in self._pipelines:
                 self._pipelines[augment] = self._make(augment)
-            inputs = self._reader.jpegs(requests) if self._source.cache is None else self._kept(requests)
+            inputs = self._reader.jpegs(requests) if self._source.cache is None else self._cached(requests)
             yield from self._pipelines[augment].run(inputs)
 
-    def _kept(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        assert self._source.cache is not None
-        if self._source.cache.pixels.device.type == "cpu":
-            return self._reader.pixels(requests)
-        # On the GPU, gathering is a kernel on the consumer's own stream.
-        own = (request.own() for request in requests)
-        return ((request, self._reader.gather(request, range(len(request.index)))) for request in own)
-
     def close(self) -> None:
-        """End the threads and give DALI's buffers back; what `render` returned ends as well."""
-        if self._live is not None:
-            self._live.close()
+        """End the threads and give DALI's buffers back."""
         self._reader.close()
         self._pipelines.clear()
+
+    def _cached(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        assert self._source.cache is not None
+        if self._source.cache.pixels.device.type == "cpu":
+            return self._reader.images(requests)
+        return map(self._reader.gather, requests)  # on the GPU, a kernel on the consumer's own stream

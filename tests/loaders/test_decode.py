@@ -9,7 +9,7 @@ from conftest import picture
 
 from configs.schema import AugmentConfig
 from loaders.augment import draw_params
-from loaders.pixels import Changes, changes, decode, finish, load
+from loaders.decode import Changes, changes, decode, finish, load
 
 SIZE = 48
 JPEG = memoryview(simplejpeg.encode_jpeg(picture(7, SIZE, SIZE), quality=95))
@@ -69,7 +69,7 @@ def test_changes_are_those_of_the_parameters_at_the_places() -> None:
     config = replace(AugmentConfig(), coarse_dropout=1.0)
     params = draw_params(config, seed=0, epoch=0, index=np.arange(50), size=SIZE)
     for place, change in zip(range(10, 30), changes(params, range(10, 30), SIZE), strict=True):
-        assert change.dihedral == params.dihedral[place]
+        assert change.symmetry == params.symmetry[place]
         assert (change.colour is not None) == params.recolour[place]
         kept = params.boxes[place][params.boxes[place].any(axis=1)]
         assert change.boxes == kept.tolist()

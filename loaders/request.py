@@ -1,0 +1,87 @@
+"""Which samples come when, and what is done to each: pure functions of (seed, epoch, step, rank).
+
+A request is one batch before its pixels exist. Renderers turn requests into images, loaders/loader.py into batches.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.schema import AugmentConfig
+from loaders.augment import AugmentParams, draw_params
+from loaders.order import Indices, Partition, epoch_orders
+
+_DRAWN_TOGETHER = 2048  # samples whose parameters are drawn at once, which hides the cost of each call
+
+StandIns = Mapping[int, int]
+"""Samples that replace corrupt ones: place in the request -> row number in the shard set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One rank's share of a global batch, b samples: row numbers, which of them count, and their augmentation.
+
+    index: int64 [b]; valid: bool [b]; params is None where the images are wanted as stored, for evaluation; rows: all
+    samples of the stream, from which stand-ins for corrupt ones are drawn. The arrays are read-only.
+    """
+
+    epoch: int
+    step: int
+    index: Indices
+    valid: npt.NDArray[np.bool_]
+    params: AugmentParams | None
+    rows: Indices
+
+    def __post_init__(self) -> None:
+        for name in ("index", "valid", "rows"):
+            view = getattr(self, name).view()
+            view.setflags(write=False)
+            object.__setattr__(self, name, view)
+
+    def with_stand_ins(self, stand_ins: StandIns) -> "Request":
+        """The request with other samples at some places; in an evaluation these no longer count."""
+        if not stand_ins:
+            return self
+        index, valid = self.index.copy(), self.valid.copy()
+        for place, sample in stand_ins.items():
+            index[place] = sample
+            valid[place] &= self.params is not None
+        return replace(self, index=index, valid=valid)
+
+
+def train_requests(
+    rows: Indices,
+    partition: Partition,
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    size: int,
+    epochs: range,
+    first_step: int = 0,
+) -> Iterator[Request]:
+    """The training stream over `epochs`, from step `first_step` of the first one on.
+
+    `rows` (int64) are the samples in any fixed order; `size` is the images' edge in pixels.
+    """
+    group = max(1, _DRAWN_TOGETHER // partition.local_batch_size)
+    for epoch, permuted in epoch_orders(len(rows), seed, epochs):
+        order = rows[permuted]
+        for start in range(first_step if epoch == epochs.start else 0, partition.steps, group):
+            steps = range(start, min(start + group, partition.steps))
+            places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
+            index = order[places]
+            params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=size)
+            for number, step in enumerate(steps):
+                part = slice(number * partition.local_batch_size, (number + 1) * partition.local_batch_size)
+                yield Request(
+                    epoch=epoch, step=step, index=index[part], valid=valid[part], params=params.part(part), rows=rows
+                )
+
+
+def eval_requests(rows: Indices, partition: Partition) -> Iterator[Request]:
+    """Each of `rows` once, in their order, as stored."""
+    for step in range(partition.steps):
+        places, valid = partition.positions(step)
+        yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None, rows=rows)
