@@ -5,7 +5,7 @@
     python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all
 
 Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, training_curves.png, config.yaml and
-TensorBoard events. Interrupted by Ctrl-C, SIGTERM or worse, the same command goes on at the last saved step.
+TensorBoard events. Interrupted by Ctrl-C, SIGTERM or worse, the same command continues at the last saved step.
 """
 
 from __future__ import annotations
@@ -18,99 +18,75 @@ from configs.grid import parse_grid
 
 if TYPE_CHECKING:
     from configs.schema import TrainConfig
-    from engine.distributed import Ranks
-    from engine.interrupt import StopRequest
-    from engine.session import Session
+    from engine.run import Run
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, build, fit, close; for one member after the other."""
+    """Parse; then build, fit and close one member after the other."""
     configs = parse_grid(argv, prog="python train.py", description=(__doc__ or "").split("\n")[0])
-    from engine.distributed import joined_ranks  # after the parsing: torch is heavy, and --help should not wait
+    # After the parsing: torch is heavy, and --help should not wait for it.
+    from engine.distributed import joined_ranks
     from engine.interrupt import Stopped
-    from engine.table import print_table
+    from engine.memory import explained_memory
+    from engine.records import CURVES, member_folder
+    from engine.run import is_finished, open_run
+    from engine.tune import tune
+    from report.figures import member_curves
+    from report.table import print_table
 
     with joined_ranks(configs[0].device) as ranks:
         try:
             for config in configs:
-                train_member(config, ranks)
+                with explained_memory(config, ranks):
+                    if not is_finished(config, ranks):
+                        if config.autotune:
+                            tune(config, ranks)
+                        with open_run(config, ranks) as run:
+                            fit(run)
+                folder = member_folder(config)
+                if ranks.first and not (folder / CURVES).is_file():
+                    member_curves(folder, folder / CURVES)
         except Stopped:
             return
         if len(configs) > 1 and ranks.first:
             print_table(configs)
 
 
-def train_member(config: TrainConfig, ranks: Ranks) -> None:
-    """One member, from wherever it stands to its end. Raises Stopped, all being saved, where it was asked to end."""
-    from engine.interrupt import Stopped, StopRequest
-    from engine.memory import explained_memory
-    from engine.session import open_session
-    from engine.validate import write_results
-
-    with explained_memory(config, ranks), open_session(config, ranks) as session:
-        if session.finished:
-            write_results(session)
-            if ranks.first:
-                print(f"{session.folder} is finished ({session.best_words}): nothing to do")
-            return
-        with StopRequest(ranks) as stop:
-            try:
-                fit(session, stop)
-            except Stopped:
-                if not session.finished:
-                    session.save()
-                session.say(
-                    f"stopped by {stop.name} after step {session.step} of {session.partition.steps} in epoch "
-                    f"{session.epoch + 1}: {session.folder} is saved, the same command goes on from there"
-                )
-                raise
-
-
-def fit(session: Session, stop: StopRequest) -> None:
+def fit(run: Run) -> None:
     """Epochs of training and validation, until the last one or until nothing has improved for `patience` epochs."""
-    from engine.validate import take_note, validate, write_results
-
-    while not session.finished:
-        epoch = session.epoch
-        trained = train_epoch(session, stop)
-        validation, metrics = validate(session, stop)
-        last = take_note(session, metrics)
-        session.end_epoch(validation, {**trained, **metrics}, finished=last)
-        session.say(summary(session.config, epoch, trained, metrics, best=session.best["epoch"] == epoch))
-    write_results(session)
-    session.say(session.fed)
-    session.say(f"{session.folder}: {session.best_words}")
-    stop.check()  # a signal that came after the last batch still ends a grid
+    while not run.state.finished:
+        epoch = run.state.epoch
+        trained, fed = train_epoch(run)
+        predictions, metrics = run.validate()
+        best = run.end_epoch(predictions, {**trained, **metrics})
+        run.say(summary(run.config, epoch, trained, metrics, best=best))
+    run.write_results()
+    run.say(fed)
+    run.say(f"{run.folder}: {run.best_words}")
+    run.stop.check()  # a signal that came after the last batch still ends a grid
 
 
-def train_epoch(session: Session, stop: StopRequest) -> dict[str, float]:
-    """What is left of an epoch; returns the epoch's mean loss, images/s and the share of time that data cost."""
-    from engine.interrupt import Stopped
-    from engine.progress import EpochProgress
-
-    progress = EpochProgress(session)
-    session.model.train()
-    try:
-        for batch in progress.over(stop.over(session.train_epoch_batches())):
-            # ---- the hot step: nothing in it waits for the device ----
-            session.begin_step()
-            loss = session.gradients(batch)
-            session.apply_gradients()
-            # ---------------------------------------------------------
+def train_epoch(run: Run) -> tuple[dict[str, float], str]:
+    """What is left of an epoch; returns its mean loss, images/s and data waits, and in words what bounded it."""
+    steps, local = run.data.samples.partition.steps, run.data.samples.partition.local_batch_size
+    run.trainer.model.train()
+    with run.epoch_progress() as progress:
+        for batch in progress.over(run.stop.over(run.data.train_batches(run.state))):
+            # ---- the hot step (engine/step.py): nothing in it waits for the device ----
+            loss = run.trainer.step(batch)
+            # ---------------------------------------------------------------------------
+            run.state.consume(loss, local)
             progress.add(loss, batch)
-            if session.step % session.config.save_every == 0 and session.step < session.partition.steps:
-                progress.settle()
-                session.save()
-    except Stopped:
-        progress.settle()  # what is still on its way from the device belongs to the steps that are saved
-        raise
-    return progress.finish()
+            if run.state.step % run.config.save_every == 0 and run.state.step < steps:
+                progress.flush()
+                run.save()
+        return progress.finish()
 
 
 def summary(
     config: TrainConfig, epoch: int, trained: dict[str, float], metrics: dict[str, float], *, best: bool
 ) -> str:
-    """The line of an epoch, for a person."""
+    """The line of an epoch, for the user."""
     sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
     return (
         f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  val loss {metrics['loss']:.4f}  "

@@ -1,6 +1,7 @@
 """One command line, several members: --backbone A B --fold 0 1, or --fold all."""
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,7 @@ _ALL = "all"
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
-    rest, backbones = _taken(argv, "--backbone")
-    rest, folds = _taken(rest, "--fold")
+    backbones, folds, rest = _named(argv)
     configs: list[TrainConfig] = []
     for backbone in backbones or [TrainConfig.backbone]:
         named = [f"--backbone={backbone}"] if backbones else []
@@ -28,7 +28,7 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
                 parse(TrainConfig, [*words, *fold], prog=prog, description=description)
                 for fold in ([[f"--fold={fold}"] for fold in folds] or [[]])
             ]
-        # What was found for one fold holds for the others.
+        # What --autotune finds for one fold holds for the others.
         configs += [members[0], *(replace(config, autotune=False) for config in members[1:])]
     names = [(config.backbone, config.fold) for config in configs]
     if len(set(names)) < len(names):
@@ -36,26 +36,16 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
     return configs
 
 
-def _taken(argv: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """`argv` without `option`, and all values that followed it: --fold 0 1 2 or --fold=0."""
-    rest: list[str] = []
-    values: list[str] = []
-    taking = False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            taking = name == option
-            if not taking:
-                rest.append(word)
-            elif equals:
-                values.append(value)
-        elif taking:
-            values.append(word)
-        else:
-            rest.append(word)
-    if any(word.partition("=")[0] == option for word in argv) and not values:
-        raise UserError(f"{option} needs a value: give one or several")
-    return rest, values
+def _named(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The values of --backbone and of --fold, one or several of each, and the rest of `argv`."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--backbone", "--fold"):
+        parser.add_argument(option, nargs="*", action="extend")
+    named, rest = parser.parse_known_args(argv)
+    for option, values in vars(named).items():
+        if values == []:
+            raise UserError(f"--{option} needs a value: give one or several")
+    return named.backbone or [], named.fold or [], rest
 
 
 def _folds_of(shards: Path) -> int:

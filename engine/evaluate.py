@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.distributed import Ranks
-from loaders.stream import Batch
+from loaders.batch import Batch
+from loaders.symmetry import view_of
 from models.losses import Objective
 
 
@@ -27,18 +28,11 @@ class Predictions:
     classes: npt.NDArray[np.float64]
 
 
-def view_of(image: Tensor, view: int) -> Tensor:
-    """One of the eight views of uint8 [B, H, W, 3], H = W: bit 0 flips left-right, 1 upside-down, 2 transposes."""
-    flipped = [axis for bit, axis in ((1, 2), (2, 1)) if view & bit]
-    image = image.flip(flipped) if flipped else image
-    return image.transpose(1, 2) if view & 4 else image
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module, objective: Objective, batches: Iterable[Batch], ranks: Ranks, *, autocast: Any, views: int = 1
 ) -> Predictions:
-    """Mean probabilities of each valid sample over the first `views` views; the same on every rank.
+    """Mean probabilities of each valid sample over the first `views` symmetries; the same on every rank.
 
     Every rank must bring equally many batches of one size. Nothing here waits for the device before the end.
     """

@@ -8,9 +8,9 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import MetaKind, ModelConfig, OptimConfig
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import BEST, digests, load_checkpoint
 from engine.network import build_network
-from engine.resume import BEST, OOF, digests
+from engine.validate import OOF
 from loaders.shards import ShardSet
 from models.fusion import FusionModel
 from models.losses import Objective

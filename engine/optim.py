@@ -1,6 +1,7 @@
 """AdamW, its schedule, and the moving average of the weights."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,10 +44,24 @@ def learning_rate_factor(step: int, *, warmup_steps: float, total_steps: int) ->
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
 
 
-def learning_rate(config: OptimConfig, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of optimiser step `step` (from 0) of a whole run: a function of the step, with no state."""
-    warmup = min(config.warmup_epochs, epochs) * steps_per_epoch
-    return config.lr * learning_rate_factor(step, warmup_steps=warmup, total_steps=steps_per_epoch * epochs)
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate of a whole run: a function of the step, with no state."""
+
+    optim: OptimConfig
+    steps_per_epoch: int
+    epochs: int
+
+    def step_of_run(self, epoch: int, step: int) -> int:
+        """The number of optimiser step `step` of `epoch`, both from 0, counted over the run."""
+        return epoch * self.steps_per_epoch + step
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """That of step `step` of `epoch`, both from 0."""
+        warmup = min(self.optim.warmup_epochs, self.epochs) * self.steps_per_epoch
+        total = self.steps_per_epoch * self.epochs
+        factor = learning_rate_factor(self.step_of_run(epoch, step), warmup_steps=warmup, total_steps=total)
+        return self.optim.lr * factor
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,18 +1,25 @@
-"""An epoch as it goes: the loss so far, the speed, the wait for data, and the first loss that is no number."""
+"""An epoch under way: the loss so far, the speed, the wait for data, and the first loss that is not finite."""
 
 import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from engine.session import Session
+from configs.schema import TrainConfig
+from engine.data import Data
+from engine.distributed import Ranks
+from engine.interrupt import Stopped
+from engine.optim import Schedule
+from engine.records import Records, member_folder
+from engine.state import RunState
+from loaders.batch import Batch
 from loaders.meter import WaitMeter
-from loaders.stream import Batch
 
 _REFRESH = 0.5  # seconds between two looks at the losses
 _NONE = -1
@@ -45,103 +52,113 @@ class Reading:
 
 
 class EpochProgress:
-    """Adds up an epoch's losses on the device, shows and logs them now and then, and watches that they are finite."""
+    """Adds up an epoch's losses on the device, shows and logs them now and then, and checks that they are finite.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._meter = WaitMeter(session.ranks.device)
-        self._stages = session.loader.source.clock.copy()
-        self._first = session.step
+    As a context manager it writes what is under way when the run is asked to stop.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, state: RunState, data: Data, records: Records | None) -> None:
+        self._config, self._ranks, self._state, self._data, self._records = config, ranks, state, data, records
+        self._partition = data.samples.partition
+        self._schedule = Schedule(optim=config.optim, steps_per_epoch=self._partition.steps, epochs=config.epochs)
+        self._meter = WaitMeter(ranks.device)
+        self._stages = data.loader.clock.copy()
+        self._first = state.step
         self._start = self._shown = time.perf_counter()
-        self._looking: Reading | None = None
-        self._to_log: deque[tuple[int, int, float, Reading]] = deque()
-        device = session.ranks.device
-        self._bad_step = torch.full((), _NONE, dtype=torch.int64, device=device)
-        self._bad_loss = torch.zeros((), device=device)
-        self._bad_index = torch.zeros(session.partition.local_batch_size, dtype=torch.int64, device=device)
-        if session.records is not None:
-            name = f"{session.epoch + 1}/{session.config.epochs}"
-            session.records.begin_epoch(name, session.partition.steps, session.step)
+        self._reading: Reading | None = None
+        self._to_log: deque[tuple[int, Reading]] = deque()
+        self._bad_step = torch.full((), _NONE, dtype=torch.int64, device=ranks.device)
+        self._bad_loss = torch.zeros((), device=ranks.device)
+        self._bad_index = torch.zeros(self._partition.local_batch_size, dtype=torch.int64, device=ranks.device)
+        if records is not None:
+            records.begin_epoch(f"{state.epoch + 1}/{config.epochs}", self._partition.steps, state.step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is Stopped:
+            self.flush()
 
     def over(self, stream: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with the wait for each of them timed."""
         return self._meter.over(stream)
 
     def add(self, loss: Tensor, batch: Batch) -> None:
-        """Take the loss of the step just done: the sum over this rank's valid samples over its share of the batch."""
-        session = self._session
-        session.loss_sum += loss.double() * session.partition.local_batch_size
+        """Take the loss of the step that the state has just consumed."""
         bad = ~loss.isfinite() & (self._bad_step == _NONE)
         self._bad_step = torch.where(bad, batch.step, self._bad_step)
         self._bad_loss = torch.where(bad, loss, self._bad_loss)
         self._bad_index = torch.where(bad, batch.index, self._bad_index)
-        if session.config.log_every and session.step % session.config.log_every == 0:
-            whole = session.ranks.sum(loss.double()) / session.ranks.world_size
-            self._to_log.append(
-                (session.epoch, session.step, session.optimizer.param_groups[0]["lr"], Reading(whole[None]))
-            )
-        self._write_what_came()
+        if self._config.log_every and self._state.step % self._config.log_every == 0:
+            whole = self._ranks.sum(loss.double()) / self._ranks.world_size
+            self._to_log.append((self._state.step, Reading(whole[None])))
+        self._write_log()
         now = time.perf_counter()
-        if self._looking is not None and self._looking.here:
-            self._show(self._looking, now)
-            self._looking = None
-        elif self._looking is None and now - self._shown > _REFRESH:
+        if self._reading is not None and self._reading.here:
+            self._show(self._reading, now)
+            self._reading = None
+        elif self._reading is None and now - self._shown > _REFRESH:
             self._shown = now
-            self._looking = Reading(torch.stack([session.loss_sum, self._bad_step.double()]))
+            self._reading = Reading(torch.stack([self._state.loss_sum, self._bad_step.double()]))
 
-    def settle(self) -> None:
-        """Write what is still on its way and look at the losses so far; raises UserError where one is not finite."""
-        self._write_what_came(wait=True)
+    def flush(self) -> None:
+        """Wait for all steps so far and log them; raises UserError where a loss is not finite."""
+        self._write_log(wait=True)
         if int(self._bad_step.item()) != _NONE:
             self._raise_not_finite()
 
-    def finish(self) -> dict[str, float]:
-        """Mean loss a sample over all ranks, images/s of all ranks, and how this rank was fed."""
-        session = self._session
-        self.settle()
-        samples, steps = session.partition.samples, session.step - self._first
-        loader, on_gpu = session.loader, session.ranks.device.type == "cuda"
-        fed = self._meter.report(loader.source.clock.since(self._stages))
-        session.fed = fed.verdict(placement=loader.placement, cache=session.config.loader.cache, on_gpu=on_gpu)
-        seen = min(steps * session.config.batch_size, samples)
-        return {
-            "train_loss": float(session.ranks.sum(session.loss_sum).item()) / samples,
+    def finish(self) -> tuple[dict[str, float], str]:
+        """The epoch's mean loss, images/s of all ranks and how this rank was fed; and the last of it in words."""
+        self.flush()
+        loader, config, samples = self._data.loader, self._config, self._partition.samples
+        report = self._meter.report(loader.clock.since(self._stages))
+        on_gpu = self._ranks.device.type == "cuda"
+        seen = min((self._state.step - self._first) * config.batch_size, samples)
+        figures = {
+            "train_loss": float(self._ranks.sum(self._state.loss_sum).item()) / samples,
             "images_per_s": seen / (time.perf_counter() - self._start),
-            "learning_rate": session.optimizer.param_groups[0]["lr"],
-            "damaged": float(len(session.loader.source.damage.found)),
-            **fed.figures(),
+            "learning_rate": self._learning_rate(self._state.step),
+            "damaged": float(loader.corrupt_samples),
+            **report.figures(),
         }
+        return figures, report.verdict(placement=loader.placement, cache=config.loader.cache, on_gpu=on_gpu)
 
-    def _write_what_came(self, *, wait: bool = False) -> None:
-        while self._to_log and (wait or self._to_log[0][3].here):
-            epoch, step, rate, reading = self._to_log.popleft()
-            if self._session.records is not None:
-                total = epoch * self._session.partition.steps + step
-                figures = {"loss": reading.values()[0], "learning_rate": rate}
-                self._session.records.step(epoch, step, total, figures)
+    def _learning_rate(self, steps: int) -> float:
+        """That of the last of `steps` steps of this epoch."""
+        return self._schedule.learning_rate(self._state.epoch, max(0, steps - 1))
+
+    def _write_log(self, *, wait: bool = False) -> None:
+        while self._to_log and (wait or self._to_log[0][1].here):
+            step, reading = self._to_log.popleft()
+            if self._records is not None:
+                figures = {"loss": reading.values()[0], "learning_rate": self._learning_rate(step)}
+                total = self._schedule.step_of_run(self._state.epoch, step)
+                self._records.step(self._state.epoch, step, total, figures)
 
     def _show(self, reading: Reading, now: float) -> None:
-        session = self._session
         loss_sum, bad_step = reading.values()
         if bad_step != _NONE:
             self._raise_not_finite()
-        if session.records is not None:
-            speed = (session.step - self._first) * session.config.batch_size / (now - self._start)
-            seen = session.step * session.partition.local_batch_size
-            session.records.progress(session.step, speed=speed, loss=loss_sum / seen, waiting=self._meter.waiting)
+        if self._records is not None:
+            step = self._state.step
+            speed = (step - self._first) * self._config.batch_size / (now - self._start)
+            seen = step * self._partition.local_batch_size
+            self._records.progress(step, speed=speed, loss=loss_sum / seen, waiting=self._meter.waiting)
 
     def _raise_not_finite(self) -> None:
         """Only the rank that saw it raises; its end ends the others."""
-        session, step, index = self._session, int(self._bad_step.item()), self._bad_index.tolist()
-        loss = float(self._bad_loss.item())
-        shown = ", ".join(str(number) for number in index[:8])
-        path = session.folder / "nonfinite.json"
-        facts = {"epoch": session.epoch, "step": step, "loss": str(loss), "index": index}
-        path.write_text(json.dumps({**facts, "key": [str(session.shards.key[number]) for number in index]}) + "\n")
+        step, index, epoch = int(self._bad_step.item()), self._bad_index.tolist(), self._state.epoch
+        loss, optim = float(self._bad_loss.item()), self._config.optim
         assert not math.isfinite(loss)
+        path = member_folder(self._config) / "nonfinite.json"
+        facts = {"epoch": epoch, "step": step, "loss": str(loss), "index": index}
+        keys = [str(self._data.samples.shards.key[number]) for number in index]
+        path.write_text(json.dumps({**facts, "key": keys}) + "\n")
+        shown = ", ".join(str(number) for number in index[:8])
         raise UserError(
-            f"the loss is {loss} at step {step + 1} of epoch {session.epoch + 1}, learning rate "
-            f"{session.learning_rate_at(step):.3g}, batch of the samples {shown}, ... (all in {path}); the last "
-            f"good checkpoint is kept: start anew with a lower --optim.lr (now {session.config.optim.lr}) or with "
+            f"the loss is {loss} at step {step + 1} of epoch {epoch + 1}, learning rate "
+            f"{self._schedule.learning_rate(epoch, step):.3g}, batch of the samples {shown}, ... (all in {path}); the "
+            f"last good checkpoint is kept: start again with a lower --optim.lr (now {optim.lr}) or with "
             "--optim.clip_grad 1"
         )

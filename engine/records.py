@@ -23,9 +23,18 @@ _PACKAGES = (
 )
 
 
+CURVES = "training_curves.png"
+
+
 def member_folder(config: TrainConfig) -> Path:
     """OUT/BACKBONE/foldK."""
     return Path(config.out) / config.backbone / f"fold{config.fold}"
+
+
+def epoch_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of whole epochs in a member's metrics.jsonl."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "step" not in line]
 
 
 class Records:

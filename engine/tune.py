@@ -1,4 +1,4 @@
-"""How the step is run best on this machine: measured once by --autotune, remembered, and looked up by later runs."""
+"""The fastest way to run the step on this machine: measured by --autotune, remembered, looked up by later runs."""
 
 import gc
 import hashlib
@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import product, repeat
 from pathlib import Path
@@ -21,24 +21,26 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.schema import LoaderConfig, Placement, TrainConfig
 from engine.distributed import Ranks
-from engine.network import build_network
-from engine.optim import create_optimizer
-from engine.step import Step, autocast_of, blank_batch, chosen_dtype, prepared_step
-from loaders.dali import require_dali
+from engine.prepare_step import blank_batch
+from engine.trainer import Trainer, build_trainer
+from loaders.batch import Batch
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
+from loaders.placement import available_placements
 from loaders.shards import ShardSet
-from loaders.stream import Batch, batches, train_requests
+from prep.files import written_whole
+from prep.metadata import FEATURES
 
 _STEP_SECONDS = 4.0  # spent on each way to run the step, after its compilation
 _LOADER_SECONDS = 6.0  # spent on each placement
 _WARM_UP = 3
-_WORTH = 1.03  # what is more trouble must be faster by this much
+_WORTH = 1.03  # a more complicated way must be faster by this factor
+_RESIDENT = "a resident batch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """How one run's step is run. channels_last None: as is known of the backbone."""
+    """How the step of a run is run. channels_last None: the layout that suits the backbone."""
 
     channels_last: bool | None
     compile: bool
@@ -84,24 +86,23 @@ def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One way to run the step, and its speed; images_per_s is 0 where it could not be run, and `note` says why."""
+    """One way to run the step, and its speed; images_per_s is 0 where it failed, and `note` says why."""
 
     channels_last: bool
     compile: bool
     cuda_graph: bool
-    placement: str  # "" for a batch that lies ready
+    placement: str  # _RESIDENT for one batch that is on the device already
     images_per_s: float
     note: str = ""
 
 
 def tune(config: TrainConfig, ranks: Ranks) -> None:
-    """Measure layouts x compilation (x CUDA graph) on a batch that lies ready, then placements end to end with the
-    fastest of them; print the table, and remember the fastest for `chosen_finding`.
+    """Measure layouts x compilation (x CUDA graph) on a resident batch, then placements end to end with the fastest of
+    them; print the table, and remember the fastest for `chosen_finding`.
 
     Several ranks measure at the same time, each by itself; what the first one finds holds for all.
     """
-    with ExitStack() as resources:
-        bench = _Bench(config, ranks, resources)
+    with closing(_Bench(config, ranks)) as bench:
         layouts = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[config.speed.memory_format]
         compiling = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.compile]
         graphs = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.cuda_graph]
@@ -116,30 +117,30 @@ def tune(config: TrainConfig, ranks: Ranks) -> None:
 
 
 class _Bench:
-    """What all trials share: the data, and a batch of random pixels that lies ready."""
+    """What all trials share: the data, and a resident batch of random pixels."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, resources: ExitStack) -> None:
-        self._config, self._ranks = config, replace(ranks, world_size=1, rank=0)
-        self._shards = ShardSet(Path(config.shards), config.model.meta)
-        resources.callback(self._shards.close)
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self._config, self._ranks = replace(config, weights="none"), replace(ranks, world_size=1, rank=0)
+        self._shards = ShardSet(Path(config.shards))
         self._rows = self._shards.train_rows(config.fold)
         self.size = self._shards.size
         self.local_batch_size = config.batch_size // ranks.world_size
-        self.title = f"{config.backbone}, {self.size} px, {self.local_batch_size} a rank, {_device_name(ranks)}"
-        blank = blank_batch(self.local_batch_size, self.size, self._shards.meta.shape[1], ranks.device)
+        self.title = f"{config.backbone}, {self.size} px, {self.local_batch_size} per rank, {_device_name(ranks)}"
+        self._partition = Partition(samples=len(self._rows), batch_size=self.local_batch_size)
+        blank = blank_batch(self.local_batch_size, self.size, len(FEATURES[config.model.meta]), ranks.device)
         self._batch = replace(blank, image=torch.randint_like(blank.image, 256))
 
     def step(self, channels_last: bool, compiling: bool, capturing: bool) -> Trial:
         """Time the step alone."""
         trial = Trial(
-            channels_last=channels_last, compile=compiling, cuda_graph=capturing, placement="", images_per_s=0.0
+            channels_last=channels_last, compile=compiling, cuda_graph=capturing, placement=_RESIDENT, images_per_s=0.0
         )
 
         def run() -> tuple[float, str]:
-            train, remarks = self._trainer(trial)
-            if remarks:
-                return 0.0, remarks[0]
-            return self._timed(train, repeat(self._batch), _STEP_SECONDS), ""
+            trainer = self._trainer(trial)
+            if trainer.remarks:
+                return 0.0, trainer.remarks[0]
+            return self._timed(trainer, repeat(self._batch), _STEP_SECONDS), ""
 
         speed, note = _attempted(run)
         return replace(trial, images_per_s=speed, note=note)
@@ -147,11 +148,11 @@ class _Bench:
     def placements(self) -> list[Placement]:
         """Those that this machine has and the settings allow."""
         asked = self._config.loader.placement
-        if asked != "auto":
-            return [asked]
-        with_dali: list[Placement] = [] if require_dali() else ["dali-cpu"]
-        on_gpu: list[Placement] = ["dali-gpu"] if with_dali and self._ranks.device.type == "cuda" else []
-        return ["host", *with_dali, *on_gpu]
+        return available_placements(self._ranks.device) if asked == "auto" else [asked]
+
+    def close(self) -> None:
+        """Close the shard set."""
+        self._shards.close()
 
     def end_to_end(self, way: Trial, placement: Placement) -> Trial:
         """Time the step on batches as `placement` brings them."""
@@ -159,70 +160,51 @@ class _Bench:
         return replace(way, placement=placement, images_per_s=speed, note=note)
 
     def _end_to_end(self, way: Trial, placement: Placement) -> float:
-        train, _ = self._trainer(way)
-        config, ranks = self._config, self._ranks
+        trainer, config, ranks = self._trainer(way), self._config, self._ranks
         loader_config = replace(config.loader, placement=placement, cache="none")
-        with open_loader(loader_config, self._shards, self._rows, ranks.device, threads=ranks.threads) as loader:
-            requests = train_requests(
+        with Loader(loader_config, self._shards, self._rows, ranks.device, threads=ranks.threads) as loader:
+            stream = loader.train_batches(
                 self._rows,
-                Partition(samples=len(self._rows), batch_size=self.local_batch_size),
+                self._partition,
                 config.augment,
+                meta=config.model.meta,
                 seed=config.seed,
-                size=self.size,
                 epochs=range(10**6),
             )
-            renderer = loader.renderer(self.local_batch_size)
-            stream = batches(self._shards, config.model.meta, renderer, requests, ranks.device)
-            return self._timed(train, stream, _LOADER_SECONDS)
+            return self._timed(trainer, stream, _LOADER_SECONDS)
 
-    def _trainer(self, way: Trial) -> tuple[Callable[[Batch], None], list[str]]:
-        config, device = self._config, self._ranks.device
-        model, objective = build_network(
-            config.backbone,
-            config.model,
-            config.optim,
-            config.target,
+    def _trainer(self, way: Trial) -> Trainer:
+        return build_trainer(
+            self._config,
+            self._ranks,
             size=self.size,
-            weights="none",
-            device=device,
+            partition=self._partition,
+            positive_weight=1.0,
             channels_last=way.channels_last,
+            compiling=way.compile,
+            capturing=way.cuda_graph,
         )
-        step = Step(
-            network=model,
-            objective=objective,
-            autocast=autocast_of(chosen_dtype(config.precision, device), device),
-            samples=self.local_batch_size,
-            parts=config.accumulate,
-        )
-        ready = prepared_step(step, model, self._batch, self._ranks, compiling=way.compile, capturing=way.cuda_graph)
-        optimizer = create_optimizer(model, config.optim)
 
-        def train(batch: Batch) -> None:
-            ready.gradients(batch)
-            optimizer.step()
-
-        return train, ready.remarks
-
-    def _timed(self, train: Callable[[Batch], None], stream: Iterable[Batch], seconds: float) -> float:
+    def _timed(self, trainer: Trainer, stream: Iterable[Batch], seconds: float) -> float:
         """Images/s: the median over steps, each waited for; on a GPU over groups of ten."""
         group = 10 if self._ranks.device.type == "cuda" else 1
         iterator = iter(stream)
         rates: list[float] = []
         begin = time.perf_counter()
         for _ in range(_WARM_UP):
-            train(next(iterator))
+            trainer.step(next(iterator))
         while len(rates) < 3 or time.perf_counter() - begin < seconds:
             _wait(self._ranks.device)
             start = time.perf_counter()
             for _ in range(group):
-                train(next(iterator))
+                trainer.step(next(iterator))
             _wait(self._ranks.device)
             rates.append(group * self.local_batch_size / (time.perf_counter() - start))
         return median(rates)
 
 
 def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
-    """What `run` gives; a trial that is too large for the memory is noted, not fatal, and gives back what it took."""
+    """What `run` returns; a trial that runs out of memory is noted, not fatal, and its memory is freed."""
     try:
         return run()
     except torch.OutOfMemoryError:
@@ -234,7 +216,7 @@ def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
 
 
 def _fastest(trials: list[Trial]) -> int:
-    """Number of the fastest; a later one, which is more trouble, must be faster by a margin."""
+    """Number of the fastest; a later one, which is more complicated, must be faster by a margin."""
     if not any(trial.images_per_s for trial in trials):
         raise UserError(f"--autotune: no way to run the step worked ({trials[0].note}): lower --batch-size")
     best = 0
@@ -249,9 +231,9 @@ def _remember(config: TrainConfig, ranks: Ranks, bench: _Bench, chosen: Trial) -
     found = {name: getattr(chosen, name) for name in ("channels_last", "compile", "cuda_graph", "placement")}
     path.parent.mkdir(parents=True, exist_ok=True)
     case = _case(config, ranks, bench.size, bench.local_batch_size)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"case": case, "found": found, "images_per_s": chosen.images_per_s}) + "\n")
-    temporary.replace(path)
+    content = {"case": case, "found": found, "images_per_s": chosen.images_per_s}
+    with written_whole(path) as file:
+        file.write(json.dumps(content).encode() + b"\n")
 
 
 def _case(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> dict[str, Any]:
@@ -284,9 +266,7 @@ def _print(steps: list[Trial], ends: list[Trial], chosen: Trial, title: str) -> 
     for trial in (*steps, *ends):
         layout = "channels_last" if trial.channels_last else "contiguous"
         speed = f"{trial.images_per_s:,.0f}{' *' if trial is chosen else ''}" if trial.images_per_s else trial.note
-        table.add_row(
-            layout, _on(trial.compile), _on(trial.cuda_graph), trial.placement or "a batch that lies ready", speed
-        )
+        table.add_row(layout, _on(trial.compile), _on(trial.cuda_graph), trial.placement, speed)
     Console().print(table)
 
 

@@ -1,25 +1,51 @@
-"""PNG figures of trained members."""
+"""PNG figures of trained members, and the style that all line and bar figures share."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from engine.curves import COLOURS, INK, epoch_lines, finish_axis, new_figure, save_figure
+from matplotlib.figure import Figure
+
+from configs.colours import COLOURS, INK, MUTED
+from engine.records import epoch_lines
+
+_AREAS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
+
+
+def member_curves(folder: Path, path: Path) -> None:
+    """Losses and validation AUCs of one member by epoch, from the metrics.jsonl in `folder`."""
+    lines = epoch_lines(folder)
+    areas = {words: [line[name] for line in lines] for name, words in _AREAS.items()}
+    last = {words: float("nan") if values[-1] is None else values[-1] for words, values in areas.items()}
+    labelled = {f"{words} {last[words]:.3f}": values for words, values in areas.items()}
+    _curves({"": _losses(lines)}, labelled, "validation AUC; after the last epoch:", path)
 
 
 def training_curves(members: dict[str, Path], path: Path) -> None:
     """Loss and validation AUC by epoch; `members` maps a name to the folder that holds its metrics.jsonl."""
+    lines = {name: epoch_lines(folder) for name, folder in members.items()}
+    areas = {name: [line["auc"] for line in some] for name, some in lines.items()}
+    _curves({name: _losses(some) for name, some in lines.items()}, areas, "validation AUC", path)
+
+
+def _losses(lines: list[dict[str, Any]]) -> list[float | None]:
+    return [line["train_loss"] for line in lines]
+
+
+def _curves(
+    losses: Mapping[str, Sequence[float | None]], areas: Mapping[str, Sequence[float | None]], title: str, path: Path
+) -> None:
     figure = new_figure(9.0, 3.6)
-    loss, area = figure.subplots(1, 2)
-    for number, (name, folder) in enumerate(members.items()):
-        lines = epoch_lines(folder)
-        epochs = [line["epoch"] + 1 for line in lines]
-        colour = COLOURS[number % len(COLOURS)]
-        loss.plot(epochs, [line["train_loss"] for line in lines], color=colour, label=name)
-        area.plot(epochs, [line["auc"] for line in lines], color=colour, marker="o", markersize=3, label=name)
-    for axis, title in ((loss, "training loss (weighted, smoothed)"), (area, "validation AUC")):
-        finish_axis(axis, title)
+    left, right = figure.subplots(1, 2)
+    for axis, curves, words in ((left, losses, "training loss (weighted, smoothed)"), (right, areas, title)):
+        for number, (name, values) in enumerate(curves.items()):
+            known = [float("nan") if value is None else value for value in values]
+            colour = COLOURS[number % len(COLOURS)]
+            axis.plot(range(1, len(known) + 1), known, color=colour, marker="o", markersize=3, label=name)
+        finish_axis(axis, words)
         axis.set_xlabel("epoch", color=INK)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    area.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
@@ -39,3 +65,22 @@ def auc_bars(scores: dict[str, tuple[float, float, float]], best: float, path: P
     axis.set_xlim(0.5, 1.0)
     finish_axis(axis, "AUC on the test images, 95 % interval")
     save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def finish_axis(axis: Any, title: str) -> None:
+    """Title, spines, ticks and grid."""
+    axis.set_title(title, fontsize=10, color=INK, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=MUTED, labelsize=8)
+    axis.grid(alpha=0.2)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.schema import TrainConfig
-from engine.curves import epoch_lines
-from engine.records import member_folder
-from engine.resume import OOF
+from engine.records import epoch_lines, member_folder
+from engine.validate import OOF
 from evaluation.metrics import source_aucs
 
 _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}

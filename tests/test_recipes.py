@@ -17,7 +17,9 @@ from configs.schema import TrainConfig
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.distributed import Ranks
 from engine.memory import explained_memory
-from engine.session import Session, open_session
+from engine.run import Run, open_run
+from engine.step import Step
+from loaders.batch import Batch
 from loaders.shards import ShardSet
 from prep.diagnosis import CLASSES
 
@@ -53,15 +55,16 @@ def test_one_year_is_trained_on_and_both_are_judged(year: str, shard_folder: Pat
     config = TrainConfig(
         backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16, train_sources=year
     )
-    with open_session(config, ALONE) as session:
-        trained = torch.cat([batch.index[batch.valid] for batch in session.train_epoch_batches()])
-        judged = torch.cat([batch.index[batch.valid] for batch in session.fold_batches()])
-        source, target = session.shards.source, session.shards.target
+    with open_run(config, ALONE) as run:
+        trained = torch.cat([batch.index[batch.valid] for batch in run.data.train_batches(run.state)])
+        judged = torch.cat([batch.index[batch.valid] for batch in run.data.fold_batches()])
+        samples = run.data.samples
+        source, target = samples.shards.source, samples.shards.target
         assert set(source[trained.numpy()]) == {int(year)}
         assert set(source[judged.numpy()]) == {2019, 2020}
-        rows = np.flatnonzero((source == int(year)) & (session.shards.fold > 0))
+        rows = np.flatnonzero((source == int(year)) & (samples.shards.fold > 0))
         assert sorted(trained.tolist()) == rows.tolist()
-        assert session.positive_weight == pytest.approx((target[rows] == 0).sum() / (target[rows] == 1).sum())
+        assert samples.positive_weight == pytest.approx((target[rows] == 0).sum() / (target[rows] == 1).sum())
 
 
 def test_the_moving_average_is_what_is_judged_and_kept(shard_folder: Path, tmp_path: Path) -> None:
@@ -117,32 +120,30 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(
 
 def judge(monkeypatch: pytest.MonkeyPatch, name: str, figures: list[float]) -> None:
     """Let each epoch's evaluation find the next of `figures` under `name`."""
-    import engine.validate as validation
+    whole, left = Run.validate, iter(figures)
 
-    whole, left = validation.validate, iter(figures)
-
-    def scripted(*args: object) -> tuple[object, dict[str, float]]:
-        predictions, metrics = whole(*args)  # type: ignore[arg-type]
+    def scripted(run: Run) -> tuple[object, dict[str, float]]:
+        predictions, metrics = whole(run)
         return predictions, {**metrics, name: next(left)}
 
-    monkeypatch.setattr(validation, "validate", scripted)
+    monkeypatch.setattr(Run, "validate", scripted)
 
 
 EACH_ITS_OWN = """
 import sys
 sys.path.insert(0, {root!r})
-import engine.validate as validation
 import train
 from configs.cli import run_command
+from engine.run import Run
 
-whole = validation.validate
+whole = Run.validate
 
-def of_its_own_opinion(session, stop):
-    predictions, metrics = whole(session, stop)
-    rising = session.epoch / 10  # the first rank sees no progress, the second one does
-    return predictions, {{**metrics, "auc": 0.6 if session.ranks.first else 0.6 + rising}}
+def of_its_own_opinion(run):
+    predictions, metrics = whole(run)
+    rising = run.state.epoch / 10  # the first rank sees no progress, the second one does
+    return predictions, {{**metrics, "auc": 0.6 if run.ranks.first else 0.6 + rising}}
 
-validation.validate = of_its_own_opinion
+Run.validate = of_its_own_opinion
 run_command(train.main)
 """
 
@@ -193,16 +194,16 @@ def test_the_end_of_the_memory_names_the_settings(error: Exception) -> None:
 def test_a_memory_that_ends_in_a_step_is_explained_and_what_was_saved_goes_on(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Session.begin_step
+    whole = Step.__call__
 
-    def full(session: Session) -> None:
-        if session.step == 4:
+    def full(step: Step, batch: Batch) -> torch.Tensor:
+        if batch.step == 4:
             torch.empty(1 << 60)
-        whole(session)
+        return whole(step, batch)
 
     words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "3", "--log-every", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "begin_step", full)
+        patch.setattr(Step, "__call__", full)
         with pytest.raises(UserError, match=r"out of memory with --backbone tiny; what was saved last is kept"):
             train.main(words)
     assert load_checkpoint(folder_of(tmp_path) / "last.pt", CPU)["step"] == 3
@@ -238,12 +239,13 @@ def test_shared_batch_statistics_need_gpus_and_keep_what_timm_put_into_its_norms
     with pytest.raises(UserError, match="sync_batchnorm=True needs GPUs"):
         train.main(tiny(shard_folder, tmp_path, "--sync-batchnorm"))
     config = TrainConfig(backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16)
-    with open_session(config, ALONE) as session:
+    with open_run(config, ALONE) as run:
+        model = run.trainer.model
         image, meta = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8), torch.randn(4, 11)
-        before = session.model.eval()(image, meta)
+        before = model.eval()(image, meta)
         shutil.rmtree(tmp_path / "tiny", ignore_errors=True)
-        session.model.share_batch_statistics()
-        kinds = {type(module).__name__ for module in session.model.modules()}
+        model.share_batch_statistics()
+        kinds = {type(module).__name__ for module in model.modules()}
         assert "SyncBatchNorm" in kinds
         assert not kinds & {"BatchNorm1d", "BatchNormAct2d"}
-        torch.testing.assert_close(session.model.eval()(image, meta), before)
+        torch.testing.assert_close(model.eval()(image, meta), before)

@@ -21,8 +21,9 @@ import infer
 import train
 from configs.errors import UserError
 from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.data import Data
 from engine.interrupt import Stopped
-from engine.session import Session
+from engine.run import Run
 
 # 6 steps an epoch; every step's loss is logged, last.pt is written within the epoch too; with a moving average.
 WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")
@@ -90,7 +91,7 @@ def test_killed_and_stopped_at_random_steps_it_ends_as_an_undisturbed_one(
     process = started(words)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert f"going on after step {stopped[1]} of epoch {stopped[2]}" in said
+    assert f"continuing after step {stopped[1]} of epoch {stopped[2]}" in said
     assert_same_run(undisturbed, folder)
 
 
@@ -99,14 +100,14 @@ def unjudged(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run that was stopped between its only epoch's last step and its evaluation."""
     out = tmp_path_factory.mktemp("unjudged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "fold_batches", _stopped)
+        patch.setattr(Data, "fold_batches", _stopped)
         train.main(tiny(shard_folder, out, "--batch-size", "12", "--epochs", "1", "--fold", "1"))
     saved = load_checkpoint(out / "tiny" / "fold1" / "last.pt", torch.device("cpu"))
     assert (saved["epoch"], saved["step"]) == (0, 8)
     return out
 
 
-def _stopped(_: Session) -> None:
+def _stopped(*_: object) -> None:
     raise Stopped
 
 
@@ -170,18 +171,18 @@ import infer
 import train
 from configs.cli import run_command
 from configs.errors import UserError
-from engine.session import Session
+from engine.step import Step
 
 marker = Path(__file__).with_suffix(".done")
-whole = Session.begin_step
+whole = Step.__call__
 
-def begin_step(session):
-    if session.ranks.rank == {rank} and session.epoch == 0 and session.step + 1 == {step} and not marker.exists():
+def call(step, batch):
+    if step.rank == {rank} and batch.epoch == 0 and batch.step + 1 == {step} and not marker.exists():
         marker.touch()
         {act}
-    whole(session)
+    return whole(step, batch)
 
-Session.begin_step = begin_step
+Step.__call__ = call
 run_command(train.main)
 """
 
@@ -192,7 +193,7 @@ def test_a_killed_rank_ends_the_job_and_its_restart_goes_on(shard_folder: Path, 
     words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "2", "--log-every", "1")
     done = torchrun(2, str(hook), *words, restarts=1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on after step 4 of epoch 1" in done.stdout
+    assert "continuing after step 4 of epoch 1" in done.stdout
     assert [line["step"] for line in step_lines(tmp_path / "tiny" / "fold0")] == [1, 2, 3, 4, 5, 6]
     assert len(epoch_lines(tmp_path / "tiny" / "fold0")) == 1
 
@@ -232,13 +233,13 @@ def test_best_is_made_from_last_where_the_run_ended_between_the_two(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.session.save_best", dies)
+        patch.setattr("engine.run.save_best", dies)
         with pytest.raises(KeyboardInterrupt):
             train.main(words)
     assert not (folder / "best.pt").exists()
     last = load_checkpoint(folder / "last.pt", torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "train_epoch_batches", _stopped)
+        patch.setattr(Data, "train_batches", _stopped)
         train.main(words)
     best = load_checkpoint(folder / "best.pt", torch.device("cpu"))
     assert best["best"] == last["best"]
@@ -249,15 +250,13 @@ def test_best_is_made_from_last_where_the_run_ended_between_the_two(
 def test_a_signal_after_the_last_batch_ends_a_grid(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import engine.validate as validation
+    whole = Run.write_results
 
-    whole = validation.write_results
-
-    def interrupted(session: Session) -> None:
-        whole(session)
+    def interrupted(run: Run) -> None:
+        whole(run)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(validation, "write_results", interrupted)
+    monkeypatch.setattr(Run, "write_results", interrupted)
     train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "0", "1"))
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["fold0"]
     assert "stopped by SIGTERM" in capsys.readouterr().out
@@ -281,7 +280,7 @@ def test_the_history_survives_a_disk_that_is_full_at_the_restart(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words, folder = tiny(shard_folder, tmp_path, "--epochs", "1", "--log-every", "1"), tmp_path / "tiny" / "fold0"
-    monkeypatch.setattr(Session, "fold_batches", _stopped)
+    monkeypatch.setattr(Data, "fold_batches", _stopped)
     train.main(words)
     before = (folder / "metrics.jsonl").read_text()
     with (folder / "metrics.jsonl").open("a") as file:

@@ -30,12 +30,13 @@ import train
 from configs.errors import UserError
 from configs.prep import PrepConfig
 from engine.checkpoint import load_checkpoint
+from engine.data import Data
 from engine.interrupt import Stopped
 from engine.members import load_member
-from engine.session import Session
+from engine.state import RunState
+from loaders.batch import Batch
 from loaders.order import permutation
 from loaders.shards import ShardSet
-from loaders.stream import Batch
 from prep.build import build
 
 BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "vit_tiny_patch16_224")
@@ -99,7 +100,7 @@ def test_two_ranks_leave_the_model_they_were_judged_by(runs: Path, shard_folder:
     rows = shards.fold_rows(0)
     images = np.stack([simplejpeg.decode_jpeg(shards.jpeg(row)) for row in rows])
     with torch.inference_mode():
-        logits = member.model(torch.from_numpy(images), torch.from_numpy(shards.meta[rows]))
+        logits = member.model(torch.from_numpy(images), torch.from_numpy(shards.meta("clinical")[rows]))
     oof = pd.read_parquet(runs / "tiny" / "fold0" / "oof.parquet")
     np.testing.assert_allclose(torch.sigmoid(logits[:, 0]).numpy(), oof["pred_best"], atol=0.01)
 
@@ -183,7 +184,7 @@ def test_a_damaged_sample_ends_training_or_is_left_out(
 ) -> None:
     key = spoil(shard_folder, tmp_path / "spoilt", "train")
     words = tiny(tmp_path / "spoilt", tmp_path / "runs", "--epochs", "2", "--loader.cache", cache)
-    with pytest.raises(UserError, match=f"sample {key} at byte .* is damaged"):
+    with pytest.raises(UserError, match=f"sample {key} at byte .* is corrupt"):
         train.main(words)
     train.main([*words, "--loader.on-bad", "substitute"])
     folder = tmp_path / "runs" / "tiny" / "fold0"
@@ -204,10 +205,10 @@ def test_a_damaged_test_image_is_left_out_and_said(
 ) -> None:
     key = spoil(shard_folder, tmp_path / "spoilt", "test")
     words = ["--runs", str(runs), "--shards", str(tmp_path / "spoilt"), "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match=f"sample {key} at byte .* is damaged"):
+    with pytest.raises(UserError, match=f"sample {key} at byte .* is corrupt"):
         infer.main(words)
     infer.main([*words, "--ensemble", "--loader.on-bad", "substitute"])
-    assert "1 damaged test images have no prediction" in capsys.readouterr().out
+    assert "1 corrupt test images have no prediction" in capsys.readouterr().out
     rows = pd.read_parquet(shard_folder / "samples.parquet")
     names = pd.read_csv(tmp_path / "out" / "submission_ensemble.csv")["image_name"]
     assert set(names) == set(rows.loc[rows["split"] == "test", "key"]) - {key}
@@ -302,21 +303,21 @@ def test_a_gpu_trains_resumes_and_infers(
     placement: str, more: tuple[str, ...], shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = tiny(shard_folder, tmp_path / "runs", "--epochs", "2", "--device", "cuda", "--loader.placement", placement)
-    whole = Session.train_epoch_batches
+    whole = Data.train_batches
 
-    def stopped_within_the_second(session: Session) -> Iterator[Batch]:
-        for batch in whole(session):
-            if session.epoch == 1 and session.step == 3:
+    def stopped_within_the_second(data: Data, state: RunState) -> Iterator[Batch]:
+        for batch in whole(data, state):
+            if state.epoch == 1 and state.step == 3:
                 raise Stopped
             yield batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "train_epoch_batches", stopped_within_the_second)
+        patch.setattr(Data, "train_batches", stopped_within_the_second)
         train.main([*words, *more])
     train.main([*words, *more])
     said = capsys.readouterr().out
-    assert "going on after step 3 of epoch 2" in said
-    assert "going on without" not in said
+    assert "continuing after step 3 of epoch 2" in said
+    assert "continuing without" not in said
     places = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)]
     infer.main([*places, "--device", "cuda", "--loader.placement", placement])
     assert pd.read_csv(tmp_path / "submission_tiny_fold0.csv")["target"].between(0, 1).all()

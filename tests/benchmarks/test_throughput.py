@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import loaders.host
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.linear_model import LinearRegression
 
-import loaders.host
 from benchmarks import limits, scaling, throughput, trace, training
 from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, ground
 from benchmarks.process import LoaderProcess
@@ -27,7 +27,7 @@ from benchmarks.verdict import Fed, verdict
 from benchmarks.work import ByteCounter, model_work
 from configs.errors import UserError
 from engine.distributed import Ranks, joined_ranks
-from engine.session import Session, open_session
+from engine.run import Session, open_session
 from loaders.shards import ShardSet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from engine.distributed import joined_ranks
-from engine.evaluate import predict, view_of
-from loaders.stream import Batch
+from engine.evaluate import predict
+from loaders.batch import Batch
+from loaders.symmetry import view_of
 from models.losses import Objective
 
 ONE_LOGIT = Objective(target="melanoma", auxiliary_weight=0.0, classes=9, melanoma=4)

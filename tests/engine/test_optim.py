@@ -8,8 +8,8 @@ import torch
 from configs.schema import OptimConfig
 from engine.optim import (
     MovingAverage,
+    Schedule,
     create_optimizer,
-    learning_rate,
     learning_rate_factor,
     load_optimizer,
     set_learning_rate,
@@ -36,15 +36,15 @@ def test_the_schedule_warms_up_in_a_line_and_falls_as_a_cosine() -> None:
 
 
 def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
-    config = OptimConfig(lr=1.0, warmup_epochs=5)
-    rates = [learning_rate(config, step, steps_per_epoch=4, epochs=1) for step in range(4)]
+    schedule = Schedule(optim=OptimConfig(lr=1.0, warmup_epochs=5), steps_per_epoch=4, epochs=1)
+    rates = [schedule.learning_rate(0, step) for step in range(4)]
     assert rates == sorted(rates)
     assert rates[0] > 0
 
 
 def test_the_rate_of_a_run_is_that_of_its_step() -> None:
-    config = OptimConfig(lr=2e-4, warmup_epochs=1.0)
-    rates = [learning_rate(config, step, steps_per_epoch=100, epochs=15) for step in (0, 99, 100, 800, 1500)]
+    schedule = Schedule(optim=OptimConfig(lr=2e-4, warmup_epochs=1.0), steps_per_epoch=100, epochs=15)
+    rates = [schedule.learning_rate(*place) for place in ((0, 0), (0, 99), (1, 0), (8, 0), (15, 0))]
     assert rates == pytest.approx([2e-4 / 101, 2e-4 * 100 / 101, 2e-4, 1e-4, 0.0])
 
 

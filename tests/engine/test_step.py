@@ -9,14 +9,16 @@ import torch
 from configs.schema import Inputs, ModelConfig, OptimConfig
 from engine.distributed import joined_ranks
 from engine.network import build_network
-from engine.step import Step, _graphed, autocast_of, blank_batch, chosen_dtype, prepared_step
-from loaders.stream import Batch
+from engine.precision import autocast_of, chosen_dtype
+from engine.prepare_step import _captured, blank_batch, prepare
+from engine.step import Gradients
+from loaders.batch import Batch
 from models.fusion import FusionModel
 
 SIZE, SAMPLES = 32, 12
 
 
-def network(device: str, backbone: str = "tiny", inputs: Inputs = "both") -> tuple[FusionModel, Step]:
+def network(device: str, backbone: str = "tiny", inputs: Inputs = "both") -> tuple[FusionModel, Gradients]:
     """Without dropout, so that every way must give the same gradients."""
     torch.manual_seed(0)
     config = ModelConfig(inputs=inputs, head_drop=0.0, meta_drop=0.0)
@@ -24,7 +26,8 @@ def network(device: str, backbone: str = "tiny", inputs: Inputs = "both") -> tup
     model, objective = build_network(
         backbone, config, OptimConfig(), "melanoma", size=SIZE, weights="none", device=place, positive_weight=3.0
     )
-    return model, Step(network=model, objective=objective, autocast=nullcontext, samples=SAMPLES)
+    unscaled = torch.amp.GradScaler(device, enabled=False)
+    return model, Gradients(network=model, objective=objective, autocast=nullcontext, scaler=unscaled, samples=SAMPLES)
 
 
 def batch(device: str) -> Batch:
@@ -83,7 +86,7 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     model, step = network("cpu", inputs="meta")  # the branch that compiles in seconds
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cpu") as ranks:
-        compiled = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+        compiled = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
     assert compiled.compiled
     assert not compiled.remarks
     for name, value in model.state_dict().items():  # trying it out left no trace
@@ -101,9 +104,9 @@ def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
     with joined_ranks("cpu") as ranks:
-        eager = prepared_step(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+        eager = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
     (remark,) = eager.remarks
-    assert remark.startswith("speed.compile: going on without, because torch.compile failed: ")
+    assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: ")
     assert not eager.compiled
     assert eager.gradients(batch("cpu")).isfinite()
 
@@ -111,10 +114,10 @@ def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch: pytest.Mo
 def test_without_a_gpu_no_graph_is_captured() -> None:
     model, step = network("cpu")
     with joined_ranks("cpu") as ranks:
-        eager = prepared_step(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
-    assert eager.remarks == ["speed.cuda_graph: going on without, because there is no GPU"]
+        eager = prepare(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
+    assert eager.remarks == ["speed.cuda_graph: continuing without it, because there is no GPU"]
     assert not eager.captured
-    assert isinstance(eager.gradients, Step)
+    assert isinstance(eager.gradients, Gradients)
 
 
 def test_auto_precision_is_float32_on_a_cpu() -> None:
@@ -133,7 +136,7 @@ def test_a_replayed_graph_gives_the_gradients_of_an_eager_step(compiling: bool) 
     model, step = network("cuda")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cuda") as ranks:
-        graphed = prepared_step(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
+        graphed = prepare(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
     assert not graphed.remarks
     for _ in range(2):  # the second replay starts from no gradient, too
         model.load_state_dict(before)
@@ -151,7 +154,7 @@ def test_dropout_in_a_graph_is_a_function_of_the_seed() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = []
     with joined_ranks("cuda") as ranks:
-        graphed = prepared_step(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
+        graphed = prepare(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
     assert not graphed.remarks
     for seed in (5, 6, 5):
         model.load_state_dict(before)
@@ -191,6 +194,6 @@ def test_a_step_that_cannot_be_captured_goes_on_eagerly() -> None:
     model, step = network("cuda")
     model.head.drop = 0.5
     step = replace(step, network=Looking(model))
-    graphed, remark = _graphed(step, model, batch("cuda"))
-    assert "going on without, because capturing failed" in remark
+    graphed, remark = _captured(step, model, batch("cuda"))
+    assert "continuing without it, because capturing failed" in remark
     assert graphed(batch("cuda")).isfinite()

@@ -26,8 +26,8 @@ def test_the_fastest_way_is_remembered_and_taken_by_later_runs(
     words = [*WORDS, "--shards", str(shard_folder)]
     train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune"])
     said = capsys.readouterr().out
-    assert "--autotune: tiny, 64 px, 16 a rank" in said
-    assert all(way in said for way in ("channels_last", "contiguous", "host", "dali-cpu", "a batch that lies ready"))
+    assert "--autotune: tiny, 64 px, 16 per rank" in said
+    assert all(way in said for way in ("channels_last", "contiguous", "host", "dali-cpu", "a resident batch"))
     assert said.count(" *") == 1
     (file,) = (own_cache / "melanoma").iterdir()
     record = json.loads(file.read_text())

@@ -1,0 +1,133 @@
+"""What a run learns from and is judged on: which samples, how the ranks share them, and their batches."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.errors import UserError
+from configs.schema import LoaderConfig, TrainConfig
+from engine.distributed import Ranks
+from engine.state import RunState
+from loaders.batch import Batch
+from loaders.loader import Loader
+from loaders.order import Indices, Partition
+from loaders.shards import ShardSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The training rows and the held-out rows of a fold, int64, and how the ranks share their batches.
+
+    positive_weight: that of a melanoma in the loss.
+    """
+
+    shards: ShardSet
+    train_rows: Indices
+    fold_rows: Indices
+    partition: Partition
+    fold_partition: Partition
+    positive_weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The batches of a run: the training stream from its cursor on, and the held-out fold as stored."""
+
+    config: TrainConfig
+    samples: Samples
+    loader: Loader
+    stream: Iterator[Batch]
+
+    def train_batches(self, state: RunState) -> Iterator[Batch]:
+        """The batches of this epoch that are left; the stream behind it works on the next epoch already."""
+        for _ in range(state.step, self.samples.partition.steps):
+            yield next(self.stream)
+
+    def fold_batches(self) -> Iterator[Batch]:
+        """The held-out fold; every rank gets equally many batches."""
+        samples = self.samples
+        return self.loader.eval_batches(samples.fold_rows, samples.fold_partition, meta=self.config.model.meta)
+
+
+@contextmanager
+def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
+    """Open the shard set and choose the rows. Raises UserError where they do not make a run."""
+    with ExitStack() as resources:
+        shards = ShardSet(Path(config.shards))
+        resources.callback(shards.close)
+        fold_rows, train_rows = shards.fold_rows(config.fold), shards.train_rows(config.fold)
+        if config.train_sources != "all":
+            train_rows = train_rows[shards.source[train_rows] == int(config.train_sources)]
+        partition, fold_partition = _partition(train_rows, config, ranks), _partition(fold_rows, config, ranks)
+        _check_batch(config, ranks, partition.local_batch_size)
+        year = config.monitor.removeprefix("auc_")
+        monitored = fold_rows[shards.source[fold_rows] == int(year)] if year.isdigit() else fold_rows
+        _balance(shards, monitored, f"the held-out rows of fold {config.fold}")
+        balance = _balance(shards, train_rows, f"the training rows of fold {config.fold}")
+        yield Samples(
+            shards=shards,
+            train_rows=train_rows,
+            fold_rows=fold_rows,
+            partition=partition,
+            fold_partition=fold_partition,
+            positive_weight=config.optim.positive_weight or balance,
+        )
+
+
+@contextmanager
+def open_data(
+    config: TrainConfig, ranks: Ranks, samples: Samples, loader_config: LoaderConfig, state: RunState
+) -> Iterator[Data]:
+    """Open the loader, as `loader_config` says, with the training stream at the cursor of `state`."""
+    with Loader(
+        loader_config,
+        samples.shards,
+        np.concatenate([samples.train_rows, samples.fold_rows]),
+        ranks.device,
+        threads=ranks.threads,
+        ranks_here=ranks.local_world_size,
+        images=config.model.inputs != "meta",
+    ) as loader:
+        stream = loader.train_batches(
+            samples.train_rows,
+            samples.partition,
+            config.augment,
+            meta=config.model.meta,
+            seed=config.seed,
+            epochs=range(state.epoch, config.epochs),
+            first_step=state.step,
+        )
+        yield Data(config=config, samples=samples, loader=loader, stream=stream)
+
+
+def _partition(rows: Indices, config: TrainConfig, ranks: Ranks) -> Partition:
+    return Partition(samples=len(rows), batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size)
+
+
+def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:
+    if local < 2 * config.accumulate:
+        raise UserError(
+            f"batch_size={config.batch_size} leaves a rank {local} samples in {config.accumulate} part(s), fewer "
+            "than 2 in each: give a larger --batch-size or a smaller --accumulate"
+        )
+    if local % config.accumulate:
+        raise UserError(
+            f"accumulate={config.accumulate} cannot cut a rank's {local} samples into equal parts: give a divisor"
+        )
+    if config.sync_batchnorm and ranks.device.type != "cuda":
+        raise UserError("sync_batchnorm=True needs GPUs: torch has it for CUDA only; leave it out")
+
+
+def _balance(shards: ShardSet, rows: Indices, what: str) -> float:
+    """Negatives per positive among `rows`. Raises UserError where one of the classes is missing."""
+    positives = int((shards.target[rows] == 1).sum())
+    negatives = len(rows) - positives
+    if not positives or not negatives:
+        raise UserError(
+            f"{what} hold {positives} melanomas and {negatives} others: loss and AUC need both, so choose another fold "
+            "or make the shard set with more images or fewer folds"
+        )
+    return negatives / positives

@@ -1,0 +1,62 @@
+"""What a run has reached: the only part of it that changes, and with the trainer's tensors all that last.pt holds."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """The position of a run and its best epoch so far.
+
+    epoch, step: the cursor, from 0; `step` steps of `epoch` have been consumed, and all of them where the epoch waits
+    for its evaluation. best_epoch: -1 where none was judged; best_score: its validation figure. loss_sum: float64
+    scalar on the device, the sum of this rank's losses in the epoch. finished: whether the last epoch was judged.
+    """
+
+    loss_sum: Tensor
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = -1
+    best_score: float = float("nan")
+    finished: bool = False
+
+    @classmethod
+    def at(cls, saved: dict[str, Any] | None, device: torch.device, world_size: int) -> Self:
+        """Where the checkpoint `saved` stands, its loss sum shared among the ranks; the beginning where it is None."""
+        state = cls(loss_sum=torch.zeros((), dtype=torch.float64, device=device))
+        if saved is not None:
+            state.epoch, state.step, state.finished = saved["epoch"], saved["step"], saved["finished"]
+            state.best_epoch, state.best_score = saved["best"]["epoch"], saved["best"]["score"]
+            state.loss_sum += saved["loss_sum"] / world_size
+        return state
+
+    @property
+    def begun(self) -> bool:
+        """Whether any step has been consumed."""
+        return bool(self.epoch or self.step)
+
+    def values(self) -> dict[str, Any]:
+        """What a checkpoint keeps, but for the loss sum, which is one over all ranks there."""
+        best = {"epoch": self.best_epoch, "score": self.best_score}
+        return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "best": best}
+
+    def consume(self, loss: Tensor, samples: int) -> None:
+        """Count one step, whose loss is a mean over `samples` places of the batch."""
+        self.step += 1
+        self.loss_sum += loss.double() * samples
+
+    def judge(self, score: float, *, lower_is_better: bool) -> bool:
+        """Note this epoch's figure; returns whether it is the best so far."""
+        sign = -1 if lower_is_better else 1
+        best = self.best_epoch < 0 or sign * score > sign * self.best_score
+        if best:
+            self.best_epoch, self.best_score = self.epoch, score
+        return best
+
+    def end_epoch(self, *, finished: bool) -> None:
+        """Move the cursor to the next epoch."""
+        self.epoch, self.step, self.finished = self.epoch + 1, 0, finished
+        self.loss_sum.zero_()

@@ -1,0 +1,142 @@
+"""What learns: the network, its loss, the optimiser and the step over them, built whole from a config."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.schema import TrainConfig
+from engine.distributed import Ranks
+from engine.network import build_network
+from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
+from engine.precision import autocast_of, chosen_dtype
+from engine.prepare_step import blank_batch, prepare
+from engine.step import Gradients, Step
+from loaders.order import Partition
+from models.fusion import FusionModel
+from models.losses import Objective
+from prep.metadata import FEATURES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """One rank's network and everything that changes its weights.
+
+    average: the moving average of the weights, where the config asks for one; schedule: the learning rate; speed: how
+    the step is run, for records; remarks: what a user should know about that.
+    """
+
+    model: FusionModel
+    objective: Objective
+    autocast: Callable[[], AbstractContextManager[Any]]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: MovingAverage | None
+    schedule: Schedule
+    step: Step
+    speed: dict[str, bool]
+    remarks: list[str]
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The network that is evaluated and kept: the moving average where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the trainer, as `build_trainer` takes it back."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def is_finite(self) -> bool:
+        """Whether all weights and running statistics are finite; waits for the device."""
+        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
+def build_trainer(
+    config: TrainConfig,
+    ranks: Ranks,
+    *,
+    size: int,
+    partition: Partition,
+    positive_weight: float,
+    channels_last: bool | None,
+    compiling: bool,
+    capturing: bool,
+    saved: dict[str, Any] | None = None,
+) -> Trainer:
+    """Build the trainer of a run on images of `size` pixels, its batches cut as in `partition`.
+
+    channels_last: None takes the layout that suits the backbone; compiling, capturing: how to run the step; saved: the
+    `tensors` of a checkpoint to continue from, else the weights are those the config asks for. Every rank must call it.
+    """
+    device = ranks.device
+    torch.manual_seed(config.seed)
+    model, objective = build_network(
+        config.backbone,
+        config.model,
+        config.optim,
+        config.target,
+        size=size,
+        weights="none" if saved else config.weights,
+        device=device,
+        channels_last=channels_last,
+        positive_weight=positive_weight,
+    )
+    if config.sync_batchnorm and ranks.world_size > 1:
+        model.share_batch_statistics()
+    dtype = chosen_dtype(config.precision, device)
+    # bf16 has the range of float32; fp16 gradients would vanish without scaling.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    average = MovingAverage(model, copy.deepcopy(model), config.optim.ema) if config.optim.ema else None
+    optimizer = create_optimizer(model, config.optim)
+    if saved:
+        model.load_state_dict(saved["model"])
+        load_optimizer(optimizer, saved["optimizer"])
+        if average is not None:
+            average.model.load_state_dict(saved["average"])
+        if saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
+    local = partition.local_batch_size
+    gradients = Gradients(
+        network=model,
+        objective=objective,
+        autocast=autocast_of(dtype, device),
+        scaler=scaler,
+        samples=local,
+        parts=config.accumulate,
+    )
+    example = blank_batch(local, size, len(FEATURES[config.model.meta]), device)
+    ready = prepare(gradients, model, example, ranks, compiling=compiling, capturing=capturing)
+    schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
+    step = Step(
+        gradients=ready.gradients,
+        optimizer=optimizer,
+        scaler=scaler,
+        average=average,
+        parameters=list(model.parameters()),
+        clip_grad=config.optim.clip_grad,
+        schedule=schedule,
+        seed=config.seed,
+        rank=ranks.rank,
+    )
+    return Trainer(
+        model=model,
+        objective=objective,
+        autocast=gradients.autocast,
+        optimizer=optimizer,
+        scaler=scaler,
+        average=average,
+        schedule=schedule,
+        step=step,
+        speed={"channels_last": model.channels_last, "compile": ready.compiled, "cuda_graph": ready.captured},
+        remarks=ready.remarks,
+    )
