@@ -12,7 +12,6 @@ from prep.duplicates import VIEW
 from prep.files import file_sha256, flush, written_whole
 from prep.folds import fold_table
 from prep.manifest import (
-    MANIFEST,
     SAMPLES,
     SCHEMA_VERSION,
     Manifest,
@@ -88,7 +87,6 @@ def write_set(
     for name in [*names, *(entry.file for entry in manifest.shards)]:
         flush(folder / name)
     write_manifest(manifest, folder)
-    flush(folder / MANIFEST)
 
 
 def _with_places(rows: pd.DataFrame, shards: Sequence[PackedShard]) -> pd.DataFrame:

@@ -126,7 +126,7 @@ def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json; its presence says that the shard set is whole."""
-    with written_whole(folder / MANIFEST) as out:
+    with written_whole(folder / MANIFEST, fsync=True) as out:
         out.write((json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode())
 
 

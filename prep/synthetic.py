@@ -26,6 +26,7 @@ if __package__ in (None, ""):  # run as a file: import from the repository root,
 from configs.cli import parse, run_command
 from configs.errors import UserError
 from configs.prep import SyntheticConfig
+from prep.files import written_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,8 @@ def make(config: SyntheticConfig) -> pd.DataFrame:
             _remove_rest(partial)
         write_tables(cases, partial)
         draw_all(pictures(cases, partial), seed=config.seed, size=config.size, workers=config.workers)
-        (partial / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with written_whole(partial / SETTINGS) as file:
+            file.write((json.dumps(settings, indent=2) + "\n").encode())
         partial.rename(out)
     except OSError as error:
         remedy = "see to room and rights there, or name another folder by --out"
