@@ -1,5 +1,7 @@
 """One picture twice: what counts as a duplicate, which copy stays, and which rows must therefore share a fold."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,30 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from configs.prep import DuplicatePolicy
-from prep.fingerprint import Pairs
+from prep.fingerprint import NO_PAIRS, Pairs, find_pairs
+from prep.first_pass import staged_thumbs
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
 Rows = npt.NDArray[np.int64]
+
+
+def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | None) -> pd.DataFrame:
+    """All pairs of rows that show one picture (see `list_pairs`).
+
+    `stage` is the folder of the first pass (prep/first_pass.py), whose columns `rows` then has; with None no picture
+    was read, and the pairs are those of the `official` list alone.
+    """
+    if stage is None:
+        return list_pairs(rows, official, np.empty((0, 2), dtype=np.int64), NO_PAIRS)
+    same = same_files(rows["sha256"])
+    # Of files with equal bytes one stands for all, so that a thousand copies do not make half a million pairs.
+    first = np.ones(len(rows), dtype=bool)
+    first[same[:, 1]] = False
+    shown = np.flatnonzero(rows["sha256"].notna() & ~rows["flat"] & first)
+    thumbs = staged_thumbs(rows, stage)
+    alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
+    return list_pairs(rows, official, same, replace(alike, rows=shown[alike.rows]))
 
 
 def same_files(sha256: pd.Series) -> Rows:

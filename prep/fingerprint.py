@@ -49,6 +49,9 @@ class Pairs:
     detail: Vectors
 
 
+NO_PAIRS = Pairs(np.empty((0, 2), np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
+
+
 def show_nothing(thumbs: Pixels) -> npt.NDArray[np.bool_]:
     """Whether each picture (uint8 [N, 32, 32]) is too flat to be known again, bool [N]."""
     return np.asarray(thumbs.std(axis=(1, 2), dtype=np.float32) < _FLAT)
@@ -95,7 +98,7 @@ def _in_same_bucket(hashes: Hashes, bits: npt.NDArray[np.int64]) -> Rows:
 
 def _verified(pairs: Rows, thumbs: Callable[[Rows], Pixels]) -> tuple[Rows, Vectors, Vectors]:
     if not len(pairs):
-        return pairs, np.empty(0, np.float32), np.empty(0, np.float32)
+        return NO_PAIRS.rows, NO_PAIRS.correlation, NO_PAIRS.detail
     rows, place = np.unique(pairs, return_inverse=True)
     left, right = place.reshape(-1, 2).T
     pictures = thumbs(rows)

@@ -9,12 +9,25 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from configs.errors import UserError
-from configs.prep import FoldScheme
+from configs.prep import FoldScheme, PrepConfig
+from prep import duplicates
 from prep.csvfile import read_csv, whole_numbers
 from prep.tables import UNNAMED
 
 MOST_FOLDS = 100
 _ARCHIVES = ("BCN", "HAM", "MSK")
+
+
+def decide_folds(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> npt.NDArray[np.int8]:
+    """Fold of each row, int8 [N]: that of --folds-file, or ours, made from what the tables know and then moved where
+    pictures join more. `pairs` are those of `duplicates.list_pairs`; `rows` have their groups."""
+    if config.folds_file:
+        return read_folds(Path(config.folds_file), rows)
+    ignored = config.duplicates == "keep"
+    official = duplicates.links(rows, pairs[pairs["official"] & (not ignored)])
+    base = duplicates.group_names(rows, official)
+    fold = assign_folds(rows, base, folds=config.folds, seed=config.seed, scheme=config.fold_scheme)
+    return fold if ignored or config.fold_scheme == "random" else follow(fold, base, rows["group"])
 
 
 def assign_folds(
@@ -80,6 +93,25 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     if len(absent):
         raise UserError(f"{csv} gives no fold to {len(absent)} training images, first {absent.iloc[0]}: add them")
     return fold.to_numpy(dtype=np.int8)
+
+
+def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:
+    """Prove that no group spans folds; None, or for the schemes that may leak the warning to stamp the set with.
+
+    Raises UserError with the groups that span folds.
+    """
+    leaking = leaking_groups(rows)
+    why = "--fold-scheme random" if config.fold_scheme == "random" else "--duplicates keep"
+    may_leak = config.folds_file is None and (config.fold_scheme == "random" or config.duplicates == "keep")
+    if leaking and not may_leak:
+        first = leaking[0]
+        keys = ", ".join(sorted(rows["key"][(rows["group"] == first) & rows["left_out"].isna()])[:4])
+        raise UserError(
+            f"{len(leaking)} groups span several folds, first {first} ({keys}): the folds leak; no shard set was made"
+        )
+    if not may_leak:
+        return None
+    return f"made with {why}: {len(leaking):,} patients, lesions or duplicates span several folds; for comparison only"
 
 
 def leaking_groups(rows: pd.DataFrame) -> list[str]:

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from configs.prep import Fit, Subsampling
+from configs.prep import Fit, PrepConfig, Subsampling
 from prep.files import read_whole, written_whole
 from prep.fingerprint import perceptual_hashes, show_nothing
 from prep.images import THUMB, BadImageError, store_image
@@ -51,6 +51,11 @@ class Encoding:
     fit: Fit
     quality: int
     subsampling: Subsampling
+
+    @classmethod
+    def of(cls, config: PrepConfig) -> Self:
+        """The part of a configuration that decides how an image is stored."""
+        return cls(size=config.size, fit=config.fit, quality=config.quality, subsampling=config.subsampling)
 
     def described(self) -> dict[str, Any]:
         """The settings, and the versions of the libraries that decide the bytes."""

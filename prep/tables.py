@@ -181,9 +181,9 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     return typed
 
 
-def read_duplicate_pairs(isic2020: Path) -> pd.DataFrame:
-    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where the file is absent."""
-    csv = layout.find_table(isic2020, layout.PAIRS_2020)
+def read_duplicate_pairs(isic2020: Path | None) -> pd.DataFrame:
+    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there is no such file."""
+    csv = layout.find_table(isic2020, layout.PAIRS_2020) if isic2020 else None
     if csv is None:
         return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
     return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, keyed=False)

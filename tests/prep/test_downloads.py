@@ -14,7 +14,7 @@ from configs.prep import MergeConfig, PrepConfig
 from prep.build import build
 from prep.manifest import read_manifest
 from prep.master import write_master
-from prep.plan import read_rows
+from prep.rows import read_rows
 from prep.tables import merged_table
 
 TRUTH_2019, META_2019 = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
