@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from prep.files import written_whole
+from prep.metadata import FEATURES
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 _ROWS_AT_A_TIME = 8192
 
-_VECTOR = pa.list_(pa.float32(), 11)
 SAMPLE_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # row number; kept samples come first, in the order of the shards
@@ -38,8 +38,11 @@ SAMPLE_SCHEMA = pa.schema(
         ("group", pa.string()),  # rows of one group share a fold: a patient, a lesion, a duplicate, or several of them
         ("patient", pa.string()),
         ("lesion", pa.string()),
-        ("meta_clinical", _VECTOR),
-        ("meta_reference", _VECTOR),  # null where left out: it needs the image file's size
+        ("meta_clinical", pa.list_(pa.float32(), len(FEATURES["clinical"]))),
+        (
+            "meta_reference",
+            pa.list_(pa.float32(), len(FEATURES["reference"])),
+        ),  # null where left out: it needs the image file's size
         ("sex", pa.string()),
         ("age", pa.float32()),  # years
         ("site", pa.string()),
@@ -110,7 +113,7 @@ def labels_digest(rows: pd.DataFrame) -> str:
 def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
     """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows, some at a time.
 
-    `vectors` are the columns that hold vectors, float32 [n, 11] of the first n rows; those of the others are null.
+    `vectors` are the columns that hold vectors, float32 [n, M] of the first n rows; those of the others are null.
     """
     with written_whole(path) as out, pq.ParquetWriter(out, SAMPLE_SCHEMA) as writer:
         for start in range(0, len(rows), _ROWS_AT_A_TIME):

@@ -33,7 +33,7 @@ class ShardTask:
     """One shard to make, `folder`/`name`.tar and .idx, from N staged samples.
 
     `facts` are the columns of what the samples' JSON says, N plain JSON values each, key and target among them; `meta`
-    is float32 [N, 11]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
+    is float32 [N, M]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
     """
 
     folder: str
