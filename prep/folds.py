@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from configs.errors import UserError
 from configs.prep import FoldScheme, PrepConfig
@@ -39,6 +38,9 @@ def assign_folds(
     without an image too; where the groups come from the tables alone, so do the folds. The scheme `random` ignores the
     groups: for comparison only, its folds leak.
     """
+    # Imported here: prep/verify.py, which assigns no folds, starts a second earlier without it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     fold = np.full(len(table), -1, dtype=np.int8)
     train = np.flatnonzero((table["split"] == "train").to_numpy())
     rows = table.iloc[train]
