@@ -18,7 +18,7 @@ from prep.first_pass import CANNOT_BE_USED, stage_images
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
 from prep.pack import ShardTask, pack_shard
-from prep.place import only_builder, require_room
+from prep.place import only_builder, require_space
 from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
 from prep.rows import inputs_digest, official_pairs, read_rows
@@ -33,17 +33,19 @@ _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, RE
 
 def build(config: PrepConfig) -> str:
     """Make the shard set that `config` describes and return its summary. Raises UserError."""
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it once took: three times as much an image
+    pa.set_memory_pool(
+        pa.system_memory_pool()
+    )  # Arrow's own pool keeps freed memory: the process would be three times as large
     rows = read_rows(config)
     out = Path(config.out).resolve()
     partial = out.with_name(out.name + ".partial")
     inputs = inputs_digest(rows, config)
     if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
-        return f"{config.out} is whole and was made from the same tables, file sizes and options: nothing to do"
+        return f"{config.out} is complete and was made from the same tables, file sizes and options: nothing to do"
     with only_builder(partial, _OURS):
         if not _is_finished(partial, inputs):
-            require_room(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
+            require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
         publish(partial, out)
@@ -52,7 +54,7 @@ def build(config: PrepConfig) -> str:
 
 def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, workers: Workers) -> None:
     """Write every file of the set into `partial`."""
-    # Another run's manifest would, after a kill, pass what this run leaves for that run's whole set.
+    # If this run is killed, the manifest of an earlier one must not vouch for the files of this one.
     (partial / MANIFEST).unlink(missing_ok=True)
     stage = partial / _STAGE
     stage.mkdir(exist_ok=True)
@@ -106,7 +108,7 @@ def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
 
 
 def publish(partial: Path, out: Path) -> None:
-    """Remove what only served the building, or was left by a run with other options, and give the set its name."""
+    """Remove what was needed only to build, or left by a run with other options, and give the set its name."""
     wanted = {entry.file for entry in read_manifest(partial).shards}
     for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
         for path in partial.glob(pattern):
@@ -123,14 +125,14 @@ def _plain(column: pd.Series) -> list[Any]:
 
 
 def _is_finished(partial: Path, inputs: str) -> bool:
-    """Whether an earlier run was interrupted between the last byte and the new name."""
+    """Whether an earlier run wrote everything and was interrupted before it renamed the folder."""
     return (partial / MANIFEST).is_file() and read_manifest(partial).inputs_sha256 == inputs
 
 
 def _require_same(out: Path, inputs: str) -> None:
     if not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is not empty and holds no shard set; it was left as it is: choose another --out")
+        raise UserError(f"{out} is not empty and holds no shard set; nothing in it was changed: choose another --out")
     if read_manifest(out).inputs_sha256 != inputs:
         raise UserError(
-            f"{out} holds a shard set of other inputs or options, which was left as it is: choose another --out"
+            f"{out} holds a shard set made from other inputs or options; it was not changed: choose another --out"
         )

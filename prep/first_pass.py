@@ -43,7 +43,7 @@ def stage_images(rows: pd.DataFrame, encoding: Encoding, folder: Path, workers: 
 
 
 def staged_thumbs(rows: pd.DataFrame, folder: Path) -> Callable[[npt.NDArray[np.int64]], Pixels]:
-    """A function from row numbers, int64 [n], to the small pictures of these rows, uint8 [n, 32, 32]."""
+    """A function from row numbers, int64 [n], to the thumbnails of these rows, uint8 [n, 32, 32]."""
     chunk, place = rows["chunk"].to_numpy(), rows.groupby("chunk").cumcount().to_numpy()
     thumbs_of = lru_cache(maxsize=16)(lambda number: read_thumbs(_stem(folder, number)))
 

@@ -1,4 +1,4 @@
-"""What a shard set is: manifest.json, samples.parquet and tar shards, in one folder that explains itself."""
+"""The format of a shard set: manifest.json, samples.parquet and tar shards in one self-describing folder."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ class Manifest:
 
     `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
     target) of the kept training rows: what a model is trained and judged on, whatever the images' size. `unsafe` says
-    why results on this set are for comparison only, null where they are not; `files` has the SHA-256 of every file but
+    why results on this set are for comparison only, else null; `files` has the SHA-256 of every file but
     the tars and the manifest itself.
     """
 
@@ -134,7 +134,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json of a shard set. Raises UserError where there is none or it is not ours."""
+    """Read manifest.json of a shard set. Raises UserError where there is none, or none of this schema version."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -147,8 +147,8 @@ def read_manifest(folder: Path) -> Manifest:
         if version == SCHEMA_VERSION:
             return Manifest(**{**record, "shards": [ShardEntry(**entry) for entry in record["shards"]]})
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest: {error}; make the shard set anew") from error
-    raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: make the shard set anew")
+        raise UserError(f"{path} is not a manifest: {error}; build the shard set again") from error
+    raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: build the shard set again")
 
 
 def _vectors(values: npt.NDArray[np.float32], rows: int) -> pa.Array:

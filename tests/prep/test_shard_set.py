@@ -313,13 +313,16 @@ def test_what_is_not_ours_is_never_published(config: PrepConfig) -> None:
     partial = Path(config.out + ".partial")
     partial.mkdir()
     (partial / "notes.md").write_text("mine")
-    with pytest.raises(UserError, match=r"holds notes\.md, which is not ours"):
+    with pytest.raises(UserError, match=r"holds notes\.md, which is not part of a shard set"):
         build(config)
     assert [path.name for path in partial.iterdir()] == ["notes.md"]
 
 
 def test_two_builders_of_one_set_do_not_meet(config: PrepConfig) -> None:
-    with only_builder(Path(config.out + ".partial"), ["*"]), pytest.raises(UserError, match="another process builds"):
+    with (
+        only_builder(Path(config.out + ".partial"), ["*"]),
+        pytest.raises(UserError, match="another process is building"),
+    ):
         build(config)
 
 
@@ -341,7 +344,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(
     done = subprocess.run([sys.executable, "-c", limited, *words, "--workers", "1"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "File too large: see to room and rights there" in done.stderr
+    assert "File too large: check free space and permissions" in done.stderr
     assert not (tmp_path / "set").exists()
     subprocess.run([sys.executable, "prep/shard.py", *words], check=True, capture_output=True)
     assert digest(tmp_path / "set") == digest(shard_folder)

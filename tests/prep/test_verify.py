@@ -123,4 +123,4 @@ def test_the_command_lists_damage_and_exits_with_one(shards: Path) -> None:
     )
     assert (damaged.returncode, damaged.stdout) == (1, "")
     assert all(line in damaged.stderr for line in wanted)
-    assert "2 faults" in damaged.stderr.splitlines()[-1]
+    assert "2 problems" in damaged.stderr.splitlines()[-1]
