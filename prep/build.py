@@ -1,4 +1,4 @@
-"""From a configuration to a finished shard set: read the tables, stage the images, decide, pack, finish, publish."""
+"""From a configuration to a shard set: read the tables, stage the images, plan, pack, finish, publish."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, RE
 
 
 def build(config: PrepConfig) -> str:
-    """Make the shard set that `config` describes and return its summary. Raises UserError."""
+    """Build the shard set that `config` describes and return its summary. Raises UserError."""
     pa.set_memory_pool(
         pa.system_memory_pool()
     )  # Arrow's own pool keeps freed memory: the process would be three times as large

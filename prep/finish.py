@@ -1,4 +1,4 @@
-"""What makes a folder of shards a shard set: its tables, its picture, its one-page summary and its manifest."""
+"""The files that make a folder of shards a shard set: tables, overview picture, one-page summary, manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +77,7 @@ def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dic
 
 
 def _with_places(plan: Plan, shards: Sequence[PackedShard]) -> pd.DataFrame:
-    """The rows with the columns of samples.parquet that say where a sample lies and what it lacks."""
+    """The rows with the columns of samples.parquet for the location of a sample and for its missing metadata."""
     kept, outside = plan.kept, len(plan.rows) - plan.kept
     offsets = [offset for shard in shards for offset in shard.offsets]
     assert len(offsets) == kept
@@ -92,7 +92,7 @@ def _with_places(plan: Plan, shards: Sequence[PackedShard]) -> pd.DataFrame:
 
 
 def summary(plan: Plan) -> str:
-    """One page for a person: what is in the set, what is not and why, and whether its folds can be trusted."""
+    """One page to read: what is in the set, what is not and why, and whether its folds can be trusted."""
     config, rows = plan.config, plan.rows
     read = ["split", "target", "copied", "group", "sex", "age", "site", "patient", "lesion"]
     kept = rows.loc[rows["left_out"].isna(), read]

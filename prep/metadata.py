@@ -1,7 +1,7 @@
 """The two meta vectors, float32; FEATURES defines their features, and so their length M.
 
-`reference` is what the mission's numbers were reached with; its n_images and file size tell 2019 from 2020 and
-leak the source. `clinical` holds only what a clinic knows about a new lesion, and says what is missing.
+`reference` is the one that the reference results were reached with; its n_images and file size tell 2019 from 2020 and
+so leak the source. `clinical` has only what a clinic knows about a new lesion, and masks for what is missing.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ FEATURES: dict[MetaKind, tuple[str, ...]] = {
     "clinical": ("sex", "age/90", *SITES, "sex missing", "age missing", "site missing"),
     "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
 }
-_MEANING = 1  # raise it whenever a value comes to mean something else under the same name
+_MEANING = 1  # raise it whenever a value changes its meaning under the same name
 # The value of sex where it is missing or hidden.
 _NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
 
@@ -46,7 +46,7 @@ def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
 
 
 def meta_digest(kind: MetaKind) -> str:
-    """SHA-256 of what the vector `kind` is made of; models and vectors that differ in it do not belong together."""
+    """SHA-256 of the definition of vector `kind`; a model must not be given vectors of another digest."""
     return hashlib.sha256(json.dumps([_MEANING, kind, FEATURES[kind]]).encode()).hexdigest()
 
 
@@ -57,7 +57,7 @@ def images_per_patient(table: pd.DataFrame) -> npt.NDArray[np.int32]:
 
 
 def hide_clinical(kind: MetaKind, meta: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A copy of `meta` [N, M] in which sex, age and site are missing and the rest is as it was."""
+    """A copy of `meta` [N, M] in which sex, age and site are missing and the rest is unchanged."""
     hidden = meta.copy()
     for column, name in enumerate(FEATURES[kind]):
         if name == "sex":

@@ -1,4 +1,4 @@
-"""What is decided once the pictures are known: the copies that go, the groups, the folds, and the order of the rest."""
+"""What is decided once the images are read: dropped copies, groups, folds, and the order of all samples."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Plan:
     """What a shard set will hold.
 
     `rows` are all rows of the tables, the kept ones (`left_out` is missing) first, in the order of the shards. `pairs`
-    are the pairs of images that show one picture, as duplicates.csv lists them. `unsafe` says why the folds may leak,
-    `overlap` what an outside set shares with the training rows; both are None where there is nothing to say.
+    are the pairs of images that show the same picture, as duplicates.csv lists them. `unsafe` says why the folds may
+    leak, else None; `overlap` says what an outside set shares with the training rows, None without such a set.
     """
 
     config: PrepConfig
@@ -34,7 +34,7 @@ class Plan:
 
 
 def make_plan(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> Plan:
-    """Decide about every row: group, fold, duplicate_cluster, duplicate_decision and, for copies that go, left_out.
+    """Decide about every row: group, fold, duplicate_cluster, duplicate_decision and, for dropped copies, left_out.
 
     `pairs` are those of `duplicates.list_pairs`. Raises UserError where the folds leak and may not.
     """
@@ -54,7 +54,7 @@ def make_plan(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> Pl
 
 
 def _shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Kept rows by split and fold, within each in an order that hashes of (seed, key) decide; the others last."""
+    """Kept rows by split and fold, within each ordered by a hash of (seed, key); the others last."""
     digests = (hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in rows["key"])
     order = np.fromiter((int.from_bytes(digest, "big") for digest in digests), dtype=np.uint64, count=len(rows))
     split = rows["split"].map({"train": 0, "test": 1, "extra": 2})

@@ -1,4 +1,4 @@
-"""What is known before any picture is read: every row of the tables with its image file, and a digest of it all."""
+"""What is known before any image is read: every row of the tables with its image file, and a digest of all inputs."""
 
 import hashlib
 import json

@@ -2,13 +2,13 @@
 
     python prep/synthetic.py --out data/synthetic --train 3000 --test 3000 --size 96 --seed 0
 
-Below OUT lie 2019/ and 2020/, laid out and named as the two downloads are (tables, columns, vocabularies, shares
-of nulls, lesions and patients with several images, official duplicates), and truth.csv, which prep never reads:
-the true probability of every image. So the best AUC that any model can reach is known.
+OUT has 2019/ and 2020/, structured and named like the two downloads (tables, columns, vocabularies, shares of nulls,
+lesions and patients with several images, official duplicates), and truth.csv, which prep never reads, with the true
+probability of every image. So the best AUC that any model can reach is known.
 
-One thing differs from the real challenge on purpose: the test rows are drawn from both years' distributions, as
-the training rows are, though all of them stand in 2020's test.csv with 2020's vocabulary; truth.csv says from
-which year each was drawn.
+One difference from the real challenge is intended: the test rows are drawn from both years' distributions, as the
+training rows are, though all of them are in 2020's test.csv with 2020's vocabulary; truth.csv has the year that each
+was drawn from.
 """
 
 import sys
@@ -23,7 +23,7 @@ from configs.prep import SyntheticConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, make, report."""
+    """Parse, make the set, print what it is."""
     description = (__doc__ or "").split("\n")[0]
     config = parse(SyntheticConfig, argv, prog="python prep/synthetic.py", description=description)
     from prep.synth.cases import describe  # after the parsing, so that --help answers at once

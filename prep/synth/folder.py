@@ -1,4 +1,4 @@
-"""The folder of a synthetic data set: made once, whole or not at all, never over anything else."""
+"""The folder of a synthetic data set: made completely or not at all, never over other files."""
 
 import json
 import shutil
@@ -12,12 +12,12 @@ from prep.files import written_whole
 from prep.synth.cases import make_cases, pictures, write_tables
 from prep.synth.lesion import draw_all
 
-RECIPE = 1  # raise it when the same settings come to mean other bytes
-SETTINGS = "settings.json"  # written last: a folder that holds it is whole
+RECIPE = 1  # raise it when the same settings give other bytes
+SETTINGS = "settings.json"  # written last: a folder that holds it is complete
 
 
 def make(config: SyntheticConfig) -> pd.DataFrame:
-    """Make the set that `config` asks for, unless OUT holds it whole already; return its rows (see make_cases).
+    """Make the set that `config` asks for, unless OUT holds it already; return its rows (see make_cases).
 
     Raises UserError where OUT holds anything else, OSError where it cannot be written.
     """
@@ -43,13 +43,13 @@ def _remove_rest(partial: Path) -> None:
     strange = {entry.name for entry in partial.iterdir()} - {"2019", "2020", "truth.csv", SETTINGS}
     if strange:
         raise UserError(
-            f"{partial} holds {min(strange)}, which no run of this command wrote: move it away or choose another --out"
+            f"{partial} holds {min(strange)}, which this command did not write: move it away or choose another --out"
         )
     shutil.rmtree(partial)
 
 
 def _holds(out: Path, settings: dict[str, int]) -> bool:
-    """Whether `out` is whole and made with `settings`; False where nothing is there."""
+    """Whether `out` is complete and made with `settings`; False where nothing is there."""
     if not out.exists():
         return False
     try:

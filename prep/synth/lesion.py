@@ -1,7 +1,7 @@
 """One synthetic dermoscopy picture: skin, a pigmented lesion, light and hairs.
 
-Only two numbers of a picture bear on the label: `a` makes the lesion's border irregular, `b` makes its inside
-uneven. Everything else (size, place, orientation, colours, light, hairs) is nuisance, drawn from the picture's
+Only two numbers of a picture affect the label: `a` makes the lesion's border irregular, `b` makes its inside
+uneven. Everything else (size, position, orientation, colours, light, hairs) is nuisance, drawn from the picture's
 own random stream. Lengths are in half edges and random fields have a fixed resolution, so that one stream
 shows the same picture at every size.
 """
@@ -49,7 +49,7 @@ class Picture:
 
 
 def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int) -> None:
-    """Draw and write `pictures` by `workers` processes (0: one a core); the files do not depend on how many."""
+    """Draw and write `pictures` by `workers` processes (0: one per core); the files do not depend on how many."""
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
     write = partial(write_pictures, seed=seed, size=size)
     with Workers(workers) as pool:

@@ -200,7 +200,7 @@ def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
         make(config(tmp_path))
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial/thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="which no run of this command wrote"):
+    with pytest.raises(UserError, match="which this command did not write"):
         make(config(tmp_path / "set"))
     assert (tmp_path / "set.partial/thesis.txt").is_file()
 
