@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from configs.errors import UserError
 
-# What the user can mend about a file: no room, no rights, a file where a folder should be.
+# What the user can fix: a full disk, missing permissions, a file where a folder should be.
 _MENDABLE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -97,7 +97,8 @@ def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
         if error.errno not in _MENDABLE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}: see to room and rights there, or name another folder", file=sys.stderr)
+        remedy = "check free space and permissions, or choose another folder"
+        print(f"error: {place}{error.strerror}: {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Every setting of the prep commands: frozen dataclasses, checked when they are made."""
+"""Every setting of the prep commands: frozen dataclasses, checked at construction."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,54 +19,54 @@ def _check_inputs(isic2020: str | None, isic2019: str | None, master: str | None
 def _check_folds(folds: int, seed: int, workers: int) -> None:
     check(2 <= folds <= 100, "folds", folds, "give 2 to 100 folds")
     check(seed >= 0, "seed", seed, "give 0 or more")
-    check(workers >= 0, "workers", workers, "give 0 (one a core) or more")
+    check(workers >= 0, "workers", workers, "give 0 (one per core) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepConfig:
-    """What `prep/shard.py` is asked for."""
+    """Settings of `prep/shard.py`."""
 
     isic2020: str | None = None
-    """Folder of the ISIC 2020 download, in Kaggle's layout, the archive's, or resized by others."""
+    """Folder of the ISIC 2020 download: Kaggle's layout, the ISIC archive's, or a resized set's."""
     isic2019: str | None = None
     """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
     master: str | None = None
-    """Merged master CSV (image_name, target, year, filepath): it names the training images and where they lie; the
-    tables of --isic2020 and --isic2019 tell the rest, unless the master holds that too (prep/merge.py writes such)."""
+    """Merged master CSV (image_name, target, year, filepath): the training images and their files. The tables of
+    --isic2020 and --isic2019 give the rest, unless the master has that too, as one written by prep/merge.py has."""
     extra: str | None = None
     """CSV of an outside set: image, target, and optionally group, diagnosis, sex, age and site."""
     extra_role: Literal["evaluate", "train"] = "evaluate"
-    """evaluate: the outside set is a split of its own, named extra; train: its rows join the training folds."""
+    """evaluate: the outside set becomes the split extra; train: its rows join the training folds."""
     out: str = "shards/isic"
-    """Folder of the shard set to make; it must not hold another one."""
+    """Folder of the shard set to build; it must not hold another one."""
     size: int = 256
     """Edge of the stored square images, in pixels (16 to 2048)."""
     fit: Fit = "squash"
-    """How an image becomes square: squash changes its aspect, crop takes its middle, pad adds black bars."""
+    """How an image becomes square: squash changes the aspect ratio, crop takes the centre, pad adds black bars."""
     quality: int = 96
-    """JPEG quality of the stored images (50 to 100). At 95 the finest hairs of a 24-megapixel original fall
-    below 38 dB."""
+    """JPEG quality of the stored images (50 to 100). At 95, images with fine hairs from 24-megapixel originals fall
+    below a PSNR of 38 dB."""
     subsampling: Subsampling = "4:2:0"
-    """Chroma subsampling of the stored images; 4:4:4 takes a quarter more space and time to decode."""
+    """Chroma subsampling of the stored images; 4:4:4 needs a quarter more disk space and decoding time."""
     duplicates: DuplicatePolicy = "drop"
-    """What to do with training images that occur twice: drop all but the best where their labels agree; group: keep
-    them, in one fold; keep: let the folds ignore them, which leaks (for comparison only)."""
+    """Training images that occur more than once. drop: keep only the best copy where the labels agree; group: keep all
+    copies in one fold; keep: ignore them when assigning folds, which leaks (for comparison only)."""
     folds: int = 5
-    """Number of cross-validation folds (2 to 100); those of --folds-file are counted."""
+    """Number of cross-validation folds (2 to 100); ignored with --folds-file."""
     fold_scheme: FoldScheme = "grouped"
     """grouped: no patient, lesion or duplicate crosses folds; random ignores them and leaks (for comparison only)."""
     folds_file: str | None = None
-    """CSV (image_name, fold) of an outside assignment, instead of our own; it is audited the same way."""
+    """CSV (image_name, fold) with a fold assignment to use instead of computing one; it is audited the same way."""
     seed: int = 0
     """Seed of the fold assignment and of the global shuffle."""
     workers: int = 0
-    """Processes that resize images; 0 means one a core. The result does not depend on it."""
+    """Processes that resize images; 0 means one per core. The result does not depend on it."""
     missing: Literal["fail", "skip"] = "fail"
-    """What to do when the tables name images that the folders do not hold."""
+    """What to do when image files that the tables name do not exist."""
     on_bad: Literal["fail", "skip"] = "fail"
-    """What to do with images that cannot be decoded whole; either way all of them are listed in rejected.csv."""
+    """What to do with corrupt images; either way rejected.csv lists all of them."""
     samples_per_shard: int = 1024
-    """Samples in one tar file, the last one of a split and fold excepted (1 or more)."""
+    """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
 
     def __post_init__(self) -> None:
         _check_inputs(self.isic2020, self.isic2019, self.master)
@@ -80,7 +80,7 @@ class PrepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig:
-    """What `prep/merge.py` is asked for."""
+    """Settings of `prep/merge.py`."""
 
     isic2020: str | None = None
     """Folder of the ISIC 2020 download."""
@@ -89,14 +89,14 @@ class MergeConfig:
     out: str = "train_merged_master.csv"
     """The CSV file to write."""
     look: bool = False
-    """Also read every picture, for duplicates that the tables do not list. Only then are the folds surely those of
-    prep/shard.py; it takes as long as packing does."""
+    """Also read every image, to find duplicates that the tables do not list. Only then are the folds certain to be
+    those of prep/shard.py; it takes as long as building a set."""
     folds: int = 5
     """Number of cross-validation folds (2 to 100)."""
     seed: int = 0
     """Seed of the fold assignment."""
     workers: int = 0
-    """Processes that read images; 0 means one a core."""
+    """Processes that read images; 0 means one per core."""
 
     def __post_init__(self) -> None:
         _check_inputs(self.isic2020, self.isic2019, None)
@@ -105,39 +105,39 @@ class MergeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """What `prep/verify.py` is asked for."""
+    """Settings of `prep/verify.py`."""
 
     shards: str = "shards/isic"
     """Folder of the shard set to check (may be given without --shards)."""
     quick: bool = False
-    """Check the files' hashes only, not the samples inside."""
+    """Check only the files' hashes, not the samples inside."""
     workers: int = 0
-    """Processes that check shards; 0 means one a core."""
+    """Processes that check shards; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
+        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """What `prep/synthetic.py` is asked for."""
+    """Settings of `prep/synthetic.py`."""
 
     out: str = "data/synthetic"
-    """Folder to make; below it lie 2019/, 2020/ and truth.csv, which prep never reads."""
+    """Folder to create, with 2019/, 2020/ and truth.csv, which prep never reads."""
     train: int = 3000
     """Labelled training images over both years (100 or more)."""
     test: int = 3000
-    """Test images; their labels stand in truth.csv only (10 or more)."""
+    """Test images; only truth.csv has their labels (10 or more)."""
     size: int = 96
     """Edge of the images, in pixels (32 to 1024)."""
     seed: int = 0
     """Seed of everything: the same seed gives the same bytes, on any number of workers."""
     workers: int = 0
-    """Processes that draw images; 0 means one a core."""
+    """Processes that draw images; 0 means one per core."""
 
     def __post_init__(self) -> None:
         check(self.train >= 100, "train", self.train, "give 100 images or more")
         check(self.test >= 10, "test", self.test, "give 10 images or more")
         check(self.seed >= 0, "seed", self.seed, "give 0 or more")
         check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
-        check(self.workers >= 0, "workers", self.workers, "give 0 (one a core) or more")
+        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")

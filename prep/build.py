@@ -1,7 +1,6 @@
-"""From a configuration to a finished shard set: read the tables, stage the images, decide, pack, finish, publish."""
+"""From a configuration to a shard set: read the tables, stage the images, plan, pack, finish, publish."""
 
-import hashlib
-import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,30 +11,19 @@ import pyarrow as pa
 
 from configs.errors import UserError
 from configs.prep import PrepConfig
-from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_rejected, write_set
+from prep.duplicates import find_duplicates
+from prep.files import written_whole
+from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
+from prep.first_pass import CANNOT_BE_USED, stage_images
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
-from prep.pack import PACKER, ShardTask, pack_shard
-from prep.place import only_builder, require_room
-from prep.plan import (
-    audit,
-    decided,
-    find_duplicates,
-    fingerprint_of,
-    official_pairs,
-    outside_overlap,
-    read_rows,
-    stage_tasks,
-    with_records,
-)
+from prep.pack import ShardTask, pack_shard
+from prep.place import only_builder, require_space
+from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
-from prep.stage import Encoding, stage_chunk
+from prep.rows import inputs_digest, official_pairs, read_rows
+from prep.stage import Encoding
 
-# What decides the bytes of a shard set; where it lies and how many processes make it do not.
-OPTIONS = (
-    *("size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"),
-    *("missing", "on_bad", "extra_role", "samples_per_shard"),
-)
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
 _FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
 _STAGED = ("chunk", "staged_offset", "length", "crc32")
@@ -44,18 +32,20 @@ _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, RE
 
 
 def build(config: PrepConfig) -> str:
-    """Make the shard set that `config` describes and return its summary. Raises UserError."""
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it once took: three times as much an image
+    """Build the shard set that `config` describes and return its summary. Raises UserError."""
+    pa.set_memory_pool(
+        pa.system_memory_pool()
+    )  # Arrow's own pool keeps freed memory: the process would be three times as large
     rows = read_rows(config)
     out = Path(config.out).resolve()
     partial = out.with_name(out.name + ".partial")
-    inputs = _inputs_digest(rows, config)
+    inputs = inputs_digest(rows, config)
     if out.exists() and any(out.iterdir()):
         _require_same(out, inputs)
-        return f"{config.out} is whole and was made from the same tables, file sizes and options: nothing to do"
+        return f"{config.out} is complete and was made from the same tables, file sizes and options: nothing to do"
     with only_builder(partial, _OURS):
         if not _is_finished(partial, inputs):
-            require_room(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
+            require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
         publish(partial, out)
@@ -64,51 +54,44 @@ def build(config: PrepConfig) -> str:
 
 def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, workers: Workers) -> None:
     """Write every file of the set into `partial`."""
-    # Another run's manifest would, after a kill, pass what this run leaves for that run's whole set.
+    # If this run is killed, the manifest of an earlier one must not vouch for the files of this one.
     (partial / MANIFEST).unlink(missing_ok=True)
     stage = partial / _STAGE
     stage.mkdir(exist_ok=True)
-    rows = stage_images(rows, config, stage, workers)
-    write_rejected(rows, partial)
-    _require_good(rows, config, partial)
+    rows = stage_images(rows, Encoding.of(config), stage, workers)
+    reject(rows, config, partial)
     pairs = find_duplicates(rows, official_pairs(config), stage)
-    named = _with_names(rows, pairs)
-    overlap = outside_overlap(rows, pairs)
-    rows = decided(rows, pairs, config)
-    unsafe = audit(rows, config)
-    kept = int(rows["left_out"].isna().sum())
-    tasks = shard_tasks(rows, config.samples_per_shard, partial, stage)
-    packing = with_progress(workers.in_order(pack_shard, tasks), "packing", kept, lambda shard: len(shard.offsets))
-    write_set(
-        rows,
-        list(packing),
-        partial,
-        pairs=named,
-        encoder=_encoding(config).described(),
-        options={
-            **{name: getattr(config, name) for name in OPTIONS},
-            "folds": int(rows["fold"].max()) + 1,
-            "folds_file": config.folds_file is not None,
-            "packer": PACKER,
-        },
-        inputs=inputs,
-        unsafe=unsafe,
-        overlap=overlap,
-    )
+    plan = make_plan(rows, pairs, config)
+    packing = workers.in_order(pack_shard, shard_tasks(plan, partial, stage))
+    shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
+    write_set(plan, shards, partial, inputs)
 
 
-def stage_images(rows: pd.DataFrame, config: PrepConfig, stage: Path, workers: Workers) -> pd.DataFrame:
-    """Read, decode and encode every image that the rows have; the rows with what was found (see plan.with_records)."""
-    images = int(rows["left_out"].isna().sum())
-    tasks = stage_tasks(rows, _encoding(config), stage)
-    for _ in with_progress(workers.in_order(stage_chunk, tasks), "reading", images, lambda count: count):
-        pass
-    return with_records(rows, stage)
+def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
+    """Write rejected.csv (image_name, file, reason): every image that cannot be used, in the order of the tables.
+
+    The file's name has no folder before it: the same download elsewhere makes the same set. Raises UserError where an
+    image was rejected and none may be, or where none is left.
+    """
+    bad = rows[rows["left_out"].str.startswith(CANNOT_BE_USED, na=False)]
+    reasons = bad["left_out"].str.removeprefix(CANNOT_BE_USED)
+    table = pd.DataFrame({"image_name": bad["key"], "file": bad["path"].map(os.path.basename), "reason": reasons})
+    with written_whole(partial / REJECTED) as out:
+        out.write(table.to_csv(index=False).encode())
+    if len(bad) and config.on_bad == "fail":
+        named = "; ".join((bad["path"] + ": " + reasons).head(10))
+        raise UserError(
+            f"{len(bad):,} images cannot be used: {named}; all of them are in {partial / REJECTED}: repair them or "
+            "pass --on-bad skip, and run again: the other images' work is kept, no shard set was made"
+        )
+    if rows["left_out"].notna().all():
+        raise UserError(f"no image can be used: {partial / REJECTED} says why")
 
 
-def shard_tasks(rows: pd.DataFrame, samples_per_shard: int, folder: Path, stage: Path) -> Iterator[ShardTask]:
+def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
     """Cut the kept rows into shards of one split and one fold each."""
-    kept = rows.loc[rows["left_out"].isna(), [*_FACTS, *_STAGED]]
+    kept = plan.rows.head(plan.kept)[[*_FACTS, *_STAGED]]
+    samples_per_shard = plan.config.samples_per_shard
     for (split, fold), part in kept.groupby(["split", "fold"], sort=False):
         stem = f"train-fold{fold}" if split == "train" else str(split)
         for number, start in enumerate(range(0, len(part), samples_per_shard)):
@@ -125,7 +108,7 @@ def shard_tasks(rows: pd.DataFrame, samples_per_shard: int, folder: Path, stage:
 
 
 def publish(partial: Path, out: Path) -> None:
-    """Remove what only served the building, or was left by a run with other options, and give the set its name."""
+    """Remove what was needed only to build, or left by a run with other options, and give the set its name."""
     wanted = {entry.file for entry in read_manifest(partial).shards}
     for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
         for path in partial.glob(pattern):
@@ -135,41 +118,6 @@ def publish(partial: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def _encoding(config: PrepConfig) -> Encoding:
-    return Encoding(size=config.size, fit=config.fit, quality=config.quality, subsampling=config.subsampling)
-
-
-def _inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
-    options = {name: getattr(config, name) for name in OPTIONS}
-    described = [fingerprint_of(rows, config), options, _encoding(config).described(), PACKER]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _require_good(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
-    bad = rows[rows["left_out"].str.startswith("cannot be used", na=False)]
-    if len(bad) and config.on_bad == "fail":
-        named = "; ".join(
-            f"{path}: {why.partition(': ')[2]}" for path, why in bad[["path", "left_out"]].head(10).to_numpy()
-        )
-        raise UserError(
-            f"{len(bad):,} images cannot be used: {named}; all of them are in {partial / REJECTED}: mend them or pass "
-            "--on-bad skip, and run again: the other images' work is kept, no shard set was made"
-        )
-    if rows["left_out"].notna().all():
-        raise UserError(f"not one image can be used: {partial / REJECTED} says why")
-
-
-def _with_names(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs by the names and splits of their images, as duplicates.csv lists them."""
-    named = pd.DataFrame(index=pairs.index)
-    for end in ("1", "2"):
-        of = rows.iloc[pairs[f"row_{end}"]]
-        named[f"image_name_{end}"], named[f"split_{end}"] = of["key"].to_numpy(), of["split"].to_numpy()
-        named[f"target_{end}"] = of["target"].to_numpy()
-    named = pd.concat([named, pairs[["kind", "official", "correlation", "detail"]]], axis=1)
-    return named.sort_values(["image_name_1", "image_name_2"], ignore_index=True)
-
-
 def _plain(column: pd.Series) -> list[Any]:
     """A column as plain JSON values, missing ones as null."""
     values: list[Any] = column.tolist()
@@ -177,14 +125,14 @@ def _plain(column: pd.Series) -> list[Any]:
 
 
 def _is_finished(partial: Path, inputs: str) -> bool:
-    """Whether an earlier run was interrupted between the last byte and the new name."""
+    """Whether an earlier run wrote everything and was interrupted before it renamed the folder."""
     return (partial / MANIFEST).is_file() and read_manifest(partial).inputs_sha256 == inputs
 
 
 def _require_same(out: Path, inputs: str) -> None:
     if not (out / MANIFEST).is_file():
-        raise UserError(f"{out} is not empty and holds no shard set; it was left as it is: choose another --out")
+        raise UserError(f"{out} is not empty and holds no shard set; nothing in it was changed: choose another --out")
     if read_manifest(out).inputs_sha256 != inputs:
         raise UserError(
-            f"{out} holds a shard set of other inputs or options, which was left as it is: choose another --out"
+            f"{out} holds a shard set made from other inputs or options; it was not changed: choose another --out"
         )

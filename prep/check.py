@@ -1,4 +1,4 @@
-"""Is a shard set what its manifest says? Every finding is a line that names the file and, inside a tar, the sample."""
+"""Does a shard set match its manifest? Every finding is a line that names the file and, inside a tar, the sample."""
 
 import hashlib
 import io
@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 import simplejpeg
@@ -21,22 +21,23 @@ from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_dige
 from prep.pool import Workers, with_progress
 
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "group", "left_out"]
+_OF_SAMPLE = ["key", "offset", "length", "crc32", "target", "meta_clinical"]
 _ENDINGS = ("jpg", "json", "npy", "cls")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckTask:
-    """One shard to check against its `entry`; `samples` are (key, offset, length, crc32, target, meta), or None for
-    the file's hash alone."""
+    """One shard to check against its `entry`; `samples` are its rows of samples.parquet, or None to check the file's
+    hash alone."""
 
     path: Path
     entry: ShardEntry
     size: int
-    samples: tuple[tuple[str, int, int, int, int, tuple[float, ...]], ...] | None
+    samples: pd.DataFrame | None
 
 
 def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
-    """Everything that is wrong with the shard set in `folder`; empty where it is sound.
+    """A line for everything that is wrong with the shard set in `folder`; empty where it is sound.
 
     Raises UserError where there is no manifest to check against.
     """
@@ -65,23 +66,15 @@ def check_shard(task: CheckTask) -> tuple[list[str], int]:
     elif hashlib.sha256(content).hexdigest() != task.entry.sha256:
         found.append(f"{name}: SHA-256 differs from the manifest")
     if task.samples is not None:
-        found += [f"{name}: {line}" for line in _check_samples(content, task)]
+        found += [f"{name}: {line}" for line in _check_samples(content, task.samples, task.size)]
     return found, task.entry.samples
 
 
 def _tasks(folder: Path, manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[CheckTask]:
-    parts = None if rows is None else dict(list(rows[rows["left_out"].isna()].groupby("shard", sort=False)))
+    parts = {} if rows is None else dict(list(rows.groupby("shard", sort=False)[_OF_SAMPLE]))
     for entry in manifest.shards:
-        samples = None
-        if parts is not None:
-            part = parts.get(entry.file)
-            names = ["key", "offset", "length", "crc32", "target", "meta_clinical"]
-            samples = () if part is None else tuple(_sample(row) for row in part[names].itertuples(index=False))
+        samples = None if rows is None else parts.get(entry.file, rows.head(0))
         yield CheckTask(path=folder / entry.file, entry=entry, size=manifest.size, samples=samples)
-
-
-def _sample(row: Any) -> tuple[str, int, int, int, int, tuple[float, ...]]:
-    return (row.key, int(row.offset), int(row.length), int(row.crc32), int(row.target), tuple(row.meta_clinical))
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -106,35 +99,33 @@ def _check_rows(rows: pd.DataFrame, manifest: Manifest) -> Iterator[str]:
     if labels_digest(rows) != manifest.labels_sha256:
         yield f"{SAMPLES}: keys, folds and targets differ from the manifest"
     for key in kept["key"][kept["key"].duplicated()]:
-        yield f"{SAMPLES}: {key} stands in it twice"
+        yield f"{SAMPLES}: {key} occurs twice"
     leaking = leaking_groups(rows)
     if leaking and manifest.unsafe is None:
         yield f"{SAMPLES}: {len(leaking)} groups span several folds, first {leaking[0]}"
 
 
-def _check_samples(content: bytes, task: CheckTask) -> Iterator[str]:
+def _check_samples(content: bytes, samples: pd.DataFrame, size: int) -> Iterator[str]:
     """Names and order of the tar's members, then each sample: CRC-32, a whole decode, its size, its other parts."""
-    assert task.samples is not None
-    wanted = [f"{sample[0]}.{ending}" for sample in task.samples for ending in _ENDINGS]
+    wanted = [f"{key}.{ending}" for key in samples["key"] for ending in _ENDINGS]
     members = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             listed = tar.getmembers()
             members = {member.name: member for member in listed}
             if [member.name for member in listed] != wanted:
-                yield f"holds {len(listed)} files, not the {len(wanted)} of its samples in their order"
+                yield f"holds {len(listed)} files, not the {len(wanted)} files of its samples in their order"
     except tarfile.TarError as error:
-        yield f"not a whole tar: {error}"
-    for key, offset, length, crc32, target, meta in task.samples:
-        jpeg = content[offset : offset + length]
-        fault = _jpeg_fault(jpeg, crc32, task.size)
+        yield f"not a complete tar: {error}"
+    for key, offset, length, crc32, target, meta in samples[_OF_SAMPLE].itertuples(index=False):
+        fault = _jpeg_fault(content[offset : offset + length], crc32, size)
         if fault:
             yield f"sample {key} at byte {offset}: {fault}"
         parts = {ending: members.get(f"{key}.{ending}") for ending in _ENDINGS}
         if all(parts.values()):
             texts = {name: content[one.offset_data : one.offset_data + one.size] for name, one in parts.items() if one}
             if not _agrees(texts, key, target, meta):
-                yield f"sample {key} at byte {offset}: its json, npy or cls says other than {SAMPLES}"
+                yield f"sample {key} at byte {offset}: its json, npy or cls disagrees with {SAMPLES}"
 
 
 def _jpeg_fault(jpeg: bytes, crc32: int, size: int) -> str | None:
@@ -143,15 +134,15 @@ def _jpeg_fault(jpeg: bytes, crc32: int, size: int) -> str | None:
     try:
         shape = simplejpeg.decode_jpeg(jpeg, strict=True).shape
     except ValueError as error:
-        return f"cannot be decoded whole: {error}"
+        return f"cannot be decoded: {error}"
     return None if shape == (size, size, 3) else f"is {shape[1]} x {shape[0]} pixels, wanted {size} x {size}"
 
 
-def _agrees(parts: dict[str, bytes], key: str, target: int, meta: tuple[float, ...]) -> bool:
+def _agrees(parts: dict[str, bytes], key: str, target: int, meta: npt.NDArray[np.float32]) -> bool:
     try:
         facts = json.loads(parts["json"])
         vector = np.load(io.BytesIO(parts["npy"]))
         same = facts["key"] == key and facts["target"] == target and int(parts["cls"]) == target
-        return bool(same and np.array_equal(vector, np.array(meta, dtype=np.float32)))
-    except Exception:  # numpy evaluates the header of an array: damage there raises whatever it likes
+        return bool(same and np.array_equal(vector, meta))
+    except Exception:  # numpy evaluates the header of an array: damage there may raise anything
         return False

@@ -1,4 +1,4 @@
-"""A CSV file as a table of checked columns; every complaint names the file, the line, the column and the value."""
+"""A CSV file as a table of checked columns; every error names the file, the line, the column and the value."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,12 @@ import pandas as pd
 
 from configs.errors import UserError
 
-_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null", "-1", "-1.0"]  # -1 is how resized sets say it
+_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null", "-1", "-1.0"]  # resized sets write -1
 
 
 NAME = "[A-Za-z0-9_-]{1,90}"
-"""What an image may be called: it becomes a file name in a tar, and a word in DALI's index of it."""
-HEADERS = "headers"
-"""Where a table of `read_csv` keeps the file's own header of each column (DataFrame.attrs), for complaints."""
+"""Pattern of an image's name, which becomes a file name in a tar and a word in its DALI index."""
+_HEADERS = "headers"  # key of DataFrame.attrs: the file's own header of each column, for error messages
 
 
 def read_csv(
@@ -28,24 +27,24 @@ def read_csv(
 ) -> pd.DataFrame:
     """The columns of a CSV under our names, as stripped strings, empty cells as missing.
 
-    `columns` maps our name to the headers that mean it, the first one found being taken; those in `optional` may be
-    absent and are all missing then. In a `keyed` file the first column is the image's name and stands once in every
-    row, in letters, digits, - and _. The index counts the lines behind the header, so that complaints name the
-    right one. Raises UserError.
+    `columns` maps each of our names to the headers it may have, of which the first one found is read; columns in
+    `optional` may be absent, and are then all missing. In a `keyed` file the first column is the image's name, unique
+    and of letters, digits, - and _. The index counts the lines after the header, so that errors name the right one.
+    Raises UserError.
     """
     found = _read_strings(path)
     rows = pd.DataFrame(index=found.index)
-    rows.attrs[HEADERS] = {}
+    rows.attrs[_HEADERS] = {}
     for name, headers in columns.items():
         header = next((each for each in headers if each in found.columns), None)
         if header is None and name not in optional:
             raise UserError(f"{path} lacks the column {' or '.join(headers)}; it has {', '.join(found.columns)}")
         missing = pd.Series(np.nan, index=found.index, dtype="str")
         rows[name] = missing if header is None else found[header].str.strip()
-        rows.attrs[HEADERS][name] = header or name
+        rows.attrs[_HEADERS][name] = header or name
     if keyed:
         key = rows.columns[0]
-        header = rows.attrs[HEADERS][key]
+        header = rows.attrs[_HEADERS][key]
         require_rows(rows[key].notna(), rows[key], path, header, "an image name in every row")
         require_rows(rows[key].str.fullmatch(pattern), rows[key], path, header, "a name of letters, digits, - and _")
         require_rows(~rows[key].duplicated(), rows[key], path, header, "each name once")
@@ -74,7 +73,7 @@ def words(
 def whole_numbers(
     rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str | None = None
 ) -> pd.Series:
-    """Column `name`, each value one of `known`, as int64 [N]; `wanted` says so to a person."""
+    """Column `name`, each value one of `known`, as int64 [N]; `wanted` describes them in the error."""
     numbers = pd.to_numeric(rows[name], errors="coerce")
     wanted = wanted or " or ".join(map(str, known))
     require_rows(numbers.isin(known), rows[name], csv, _header(rows, name), wanted)
@@ -90,7 +89,7 @@ def ages(rows: pd.DataFrame, name: str, csv: Path) -> pd.Series:
 
 
 def _header(rows: pd.DataFrame, name: str) -> str:
-    return str(rows.attrs.get(HEADERS, {}).get(name, name))
+    return str(rows.attrs.get(_HEADERS, {}).get(name, name))
 
 
 def _read_strings(path: Path) -> pd.DataFrame:
@@ -98,7 +97,7 @@ def _read_strings(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} does not exist: unpack the ISIC download there, or name its folder")
     try:
         with warnings.catch_warnings():
-            # Without index_col=False, pandas takes rows that are longer than the header for rows with an index.
+            # Without index_col=False, pandas takes the first field of rows longer than the header for an index.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             rows = pd.read_csv(
                 path,

@@ -21,9 +21,9 @@ _NAMES = {name.lower(): number for number, name in enumerate(CLASSES)} | {
 
 
 def diagnosis_classes(diagnosis: pa.Array, target: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """Numbers into CLASSES, int8 [N], of diagnoses as the tables spell them, string [N].
+    """Indices into CLASSES, int8 [N], of diagnoses as the tables spell them, string [N].
 
-    MEL is exactly target 1: the target decides, whatever the words say. Words that no class has are unknown.
+    MEL is exactly target 1: the target decides, whatever the diagnosis says. Other diagnoses are unknown.
     """
     words = diagnosis.dictionary_encode()
     known = [_NAMES.get((name or "").lower(), _UNKNOWN) for name in words.dictionary.to_pylist()]

@@ -1,5 +1,7 @@
-"""One picture twice: what counts as a duplicate, which copy stays, and which rows must therefore share a fold."""
+"""Duplicates: which images show the same picture, which copy is kept, and which rows must share a fold for it."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +11,34 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from configs.prep import DuplicatePolicy
-from prep.fingerprint import Pairs
+from prep.fingerprint import NO_PAIRS, Pairs, find_pairs
+from prep.first_pass import staged_thumbs
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
 Rows = npt.NDArray[np.int64]
 
 
+def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | None) -> pd.DataFrame:
+    """All pairs of rows that show the same picture (see `list_pairs`).
+
+    `stage` is the folder of the first pass, whose columns `rows` then has (prep/first_pass.py). With None no image was
+    read, and the pairs are those of the `official` list alone.
+    """
+    if stage is None:
+        return list_pairs(rows, official, np.empty((0, 2), dtype=np.int64), NO_PAIRS)
+    same = same_files(rows["sha256"])
+    # One of several equal files represents all, so that a thousand copies do not make half a million pairs.
+    first = np.ones(len(rows), dtype=bool)
+    first[same[:, 1]] = False
+    shown = np.flatnonzero(rows["sha256"].notna() & ~rows["flat"] & first)
+    thumbs = staged_thumbs(rows, stage)
+    alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
+    return list_pairs(rows, official, same, replace(alike, rows=shown[alike.rows]))
+
+
 def same_files(sha256: pd.Series) -> Rows:
-    """Row numbers, int64 [P, 2], of each file with the first one of the same bytes; missing hashes equal nothing."""
+    """Row numbers, int64 [P, 2], of each file and the first one of the same bytes; missing hashes match nothing."""
     known = np.flatnonzero(sha256.notna())
     place, _ = pd.factorize(sha256.iloc[known])
     first = np.full(place.max(initial=-1) + 1, len(sha256), dtype=np.int64)
@@ -27,11 +48,11 @@ def same_files(sha256: pd.Series) -> Rows:
 
 
 def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pairs) -> pd.DataFrame:
-    """Every pair that the official list, equal bytes or likeness names, once each.
+    """Every pair from the official list, equal bytes or similar pictures, once each.
 
     Reads key, split, source, lesion and target of `rows`. Columns: row_1, row_2 (row numbers), kind, official,
-    correlation, detail (NaN where the pictures were not compared). Two pictures of one 2019 lesion are views, which
-    belong together but are no duplicates, unless the files are equal.
+    correlation, detail (NaN where the pictures were not compared). Two images of one 2019 lesion are views, which share
+    a group but are not duplicates, unless the files are equal.
     """
     numbers = pd.Series(np.arange(len(rows)), index=rows["key"]).groupby(level=0).first()
     named = np.stack([official[name].map(numbers).to_numpy(np.float64) for name in ("image_name_1", "image_name_2")], 1)
@@ -58,11 +79,11 @@ def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pa
 
 
 def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> pd.DataFrame:
-    """What becomes of each row: columns cluster, decision and copy_of (str, missing where there is nothing to say).
+    """The decision about each row: columns cluster, decision and copy_of (str, missing for rows without duplicates).
 
-    A cluster is a connected set of duplicate training rows that can be used (`rows["left_out"]` is missing), named
-    after its smallest key. Under `drop`, if all labels of a cluster agree, a row goes where one that is kept shows the
-    same picture; test rows, and outside rows that are not trained on, are never dropped.
+    A cluster is a connected set of usable duplicate training rows (`rows["left_out"]` is missing), named after its
+    smallest key. Under `drop`, if all labels of a cluster agree, a row is dropped where a kept one shows the same
+    picture; test rows, and outside rows that are not trained on, are never dropped.
     """
     columns = ("cluster", "decision", "copy_of")
     verdict = pd.DataFrame({name: pd.Series(np.nan, rows.index, dtype="str") for name in columns})
@@ -84,10 +105,10 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
 
 
 def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataFrame) -> None:
-    """Go through a cluster, the best first, and note each row in `verdict`: kept, or a copy of one that is.
+    """Go through a cluster from the best row on, and record each in `verdict`: kept, or a copy of a kept one.
 
-    Views of one 2019 lesion come first, so that a copy of both does not cost them; then what the challenge gave before
-    what was added to it; then the larger original.
+    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images
+    before those of an outside set; then the larger original.
     """
     views = cluster["lesion"].where(cluster["source"] == 2019).duplicated(keep=False) & cluster["lesion"].notna()
     order = cluster.assign(

@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all, read, flushed and hashed."""
 
 import hashlib
 import os
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,18 +11,28 @@ from typing import BinaryIO
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it gets the name `path` when the block ends well, else it is removed.
+def written_whole(path: Path, *, fsync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write. It takes the name `path` when the block ends normally; otherwise it is removed, and a file that
+    had that name before is still there.
 
-    Written under a name of this process's own, so that a process that outlived its parent never writes into ours.
+    The temporary name holds the process id and a random token, so that no two processes, on one host or several, write
+    to the same file. With `fsync`, file and name survive a power cut from the moment this returns. An OSError of the
+    write carries `path` as its file name, not the temporary one.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb", buffering=2**20) as out:
             yield out
+            if fsync:
+                out.flush()
+                os.fsync(out.fileno())
         temporary.replace(path)
-    except BaseException:
+        if fsync and sys.platform != "win32":  # which has no descriptors of folders
+            flush(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 
@@ -38,9 +50,12 @@ def read_part(path: str, offset: int, length: int) -> bytes:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk has the file: only then does it outlive a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Wait until the disk holds a file's content, or a folder's names: only then do they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,13 +1,13 @@
-"""Which pictures are one picture: a perceptual hash to find candidates, pixel correlation to decide.
+"""Which images show the same picture: a perceptual hash finds candidates, pixel correlation decides.
 
-Everything starts from the grey 32 x 32 picture of an original (prep/images.py), which neither resizing nor
+Everything starts from the grey 32 x 32 thumbnail of an original (prep/images.py), which neither resizing nor
 recompression changes much. Its hash holds the signs of 64 of its lowest DCT coefficients, those that a lesion in the
-middle does not bias. Two hashes become candidates where they agree in all of a random subset of their bits, for any of
-32 subsets (locality-sensitive hashing by bit sampling: Indyk and Motwani, 1998). The subsets grow with the logarithm of
-the number of pictures, so the work stays near-linear.
+middle does not bias. Two images are candidates where their hashes agree in all bits of any of 32 random subsets
+(locality-sensitive hashing by bit sampling: Indyk and Motwani, 1998). The subsets grow with the logarithm of the number
+of images, so the work stays near-linear.
 
 Correlation of the whole 32 x 32 pixels alone would call many round dark moles on pale skin the same. So the fine
-structure must agree too: what a Gaussian blur takes away, its peaks clipped (a vignette's edge is a peak).
+structure must agree too: what a Gaussian blur removes, with its peaks clipped (a vignette's edge is a peak).
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ import numpy.typing as npt
 from prep.images import THUMB, Pixels
 
 CORRELATION = 0.98
-"""Least correlation of two pictures that are one."""
+"""Least correlation of two images of the same picture."""
 DETAIL = 0.92
 """Least correlation of their fine structure. Measured on 4,935 ISIC images: pairs of different lesions reach 0.88, a
 picture and its copy at JPEG quality 75 or at 96 x 96 pixels fall below 0.92 in under 1 % of cases."""
 
-_FLAT = 2.0  # grey levels of standard deviation below which a picture shows nothing to know it by
+_FLAT = 2.0  # standard deviation in grey levels, below which nothing of a picture can be recognised
 _BLUR = 2.0  # sigma in pixels of the 32 x 32 picture
 _CLIP = 2.0  # peaks are clipped at this many medians of the absolute fine structure
-_BLOCK = 128  # pairs whose pictures are in memory at a time
+_BLOCK = 128  # pairs whose thumbnails are in memory at a time
 _SUBSETS = 32
 _APART = 10  # most differing bits of two candidates: a copy at JPEG quality 30 has 6 in the worst of 100 cases
-# Coefficients that are even along both axes are those of a dark middle, which most lesions have: no information.
+# Coefficients that are even along both axes describe a dark middle, which most lesions have: no information.
 _LOWEST = sorted((row + column, row, column) for row in range(16) for column in range(16) if row % 2 or column % 2)[:64]
 _ROWS, _COLUMNS = (np.array([place[axis] for place in _LOWEST]) for axis in (1, 2))
 
@@ -49,8 +49,11 @@ class Pairs:
     detail: Vectors
 
 
-def show_nothing(thumbs: Pixels) -> npt.NDArray[np.bool_]:
-    """Whether each picture (uint8 [N, 32, 32]) is too flat to be known again, bool [N]."""
+NO_PAIRS = Pairs(np.empty((0, 2), np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
+
+
+def are_flat(thumbs: Pixels) -> npt.NDArray[np.bool_]:
+    """Whether each thumbnail (uint8 [N, 32, 32]) is too flat to be recognised, bool [N]."""
     return np.asarray(thumbs.std(axis=(1, 2), dtype=np.float32) < _FLAT)
 
 
@@ -62,7 +65,10 @@ def perceptual_hashes(thumbs: Pixels) -> Hashes:
 
 
 def find_pairs(hashes: Hashes, thumbs: Callable[[Rows], Pixels]) -> Pairs:
-    """All pairs among N pictures that show the same. `hashes` uint64 [N]; `thumbs` gives uint8 [n, 32, 32] of rows."""
+    """All pairs among N images that show the same picture.
+
+    `hashes` uint64 [N]; `thumbs` gives the thumbnails of some rows, uint8 [n, 32, 32].
+    """
     near = _candidates(hashes)
     parts = [_verified(part, thumbs) for part in np.array_split(near, -(-len(near) // _BLOCK) or 1)]
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -95,7 +101,7 @@ def _in_same_bucket(hashes: Hashes, bits: npt.NDArray[np.int64]) -> Rows:
 
 def _verified(pairs: Rows, thumbs: Callable[[Rows], Pixels]) -> tuple[Rows, Vectors, Vectors]:
     if not len(pairs):
-        return pairs, np.empty(0, np.float32), np.empty(0, np.float32)
+        return NO_PAIRS.rows, NO_PAIRS.correlation, NO_PAIRS.detail
     rows, place = np.unique(pairs, return_inverse=True)
     left, right = place.reshape(-1, 2).T
     pictures = thumbs(rows)

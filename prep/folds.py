@@ -1,4 +1,4 @@
-"""Cross-validation folds that no patient, lesion or duplicate crosses, alike in source and melanoma rate."""
+"""Cross-validation folds that no patient, lesion or duplicate crosses, stratified by source and melanoma."""
 
 import warnings
 from pathlib import Path
@@ -6,15 +6,27 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from configs.errors import UserError
-from configs.prep import FoldScheme
+from configs.prep import FoldScheme, PrepConfig
+from prep import duplicates
 from prep.csvfile import read_csv, whole_numbers
 from prep.tables import UNNAMED
 
 MOST_FOLDS = 100
 _ARCHIVES = ("BCN", "HAM", "MSK")
+
+
+def decide_folds(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> npt.NDArray[np.int8]:
+    """Fold of each row, int8 [N]: from --folds-file, or else by the groups that the tables give, after which the groups
+    that a duplicate joins move into one fold. Reads the group of `rows`; `pairs` are from `duplicates.list_pairs`."""
+    if config.folds_file:
+        return read_folds(Path(config.folds_file), rows)
+    ignored = config.duplicates == "keep"
+    official = duplicates.links(rows, pairs[pairs["official"] & (not ignored)])
+    base = duplicates.group_names(rows, official)
+    fold = assign_folds(rows, base, folds=config.folds, seed=config.seed, scheme=config.fold_scheme)
+    return fold if ignored or config.fold_scheme == "random" else follow(fold, base, rows["group"])
 
 
 def assign_folds(
@@ -23,9 +35,12 @@ def assign_folds(
     """Fold of each row, int8 [N]: 0 to folds-1 for training rows, -1 for the others.
 
     Strata are the sub-source (their melanoma rates differ) times the target. All training rows take part, those
-    without an image too; where the groups come from the tables alone, so do the folds. The scheme `random` ignores the
-    groups: for comparison only, its folds leak.
+    without an image too, so that the folds depend on the tables alone where the groups do. The scheme `random` ignores
+    the groups: its folds leak and are for comparison only.
     """
+    # Imported here: prep/verify.py, which assigns no folds, starts a second earlier without it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     fold = np.full(len(table), -1, dtype=np.int8)
     train = np.flatnonzero((table["split"] == "train").to_numpy())
     rows = table.iloc[train]
@@ -36,10 +51,10 @@ def assign_folds(
         raise UserError(f"folds={folds}, but no source has so many rows of one class: give more images or fewer folds")
     grouped = scheme == "grouped"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-    # Numbers instead of names: the same order, hence the same folds, at a tenth of the memory.
+    # Integer codes in the order of the names: the same folds at a tenth of the memory.
     classes, members = pd.factorize(strata, sort=True)[0], pd.factorize(groups.iloc[train], sort=True)[0]
     with warnings.catch_warnings():
-        # A stratum with fewer rows than folds cannot be in each of them; training says so where it matters.
+        # A stratum with fewer rows than folds cannot be in each of them; training reports it where it matters.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for number, (_, held_out) in enumerate(splitter.split(train, classes, members if grouped else None)):
             fold[train[held_out]] = number
@@ -47,10 +62,10 @@ def assign_folds(
 
 
 def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> npt.NDArray[np.int8]:
-    """The folds of `base` groups, moved where larger `groups` join several of them: all take the fold of the largest.
+    """The folds of `base` groups, changed where larger `groups` join several of them: all take the fold of the largest.
 
-    So a link that only a picture shows moves the few rows it joins, and no others: whoever lacks this picture has the
-    same folds for the rest. Ties go to the first name.
+    So a duplicate that only the pictures show moves the few rows it joins and no others: without this image, the folds
+    of the rest are the same. Ties go to the first name.
     """
     train = np.flatnonzero(fold >= 0)
     parts = pd.DataFrame({"fold": fold[train], "base": base.to_numpy()[train], "group": groups.to_numpy()[train]})
@@ -62,10 +77,10 @@ def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> np
 
 
 def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
-    """The folds that an outside CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
+    """The folds that a CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
 
-    Raises UserError where a training row is not in it, unless a master table leaves it out, or where the folds do not
-    count from 0 without a gap.
+    Raises UserError where a training row is not in it, unless a master table leaves the row out, or where the folds are
+    not 0, 1, ... without a gap.
     """
     rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
     numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")
@@ -80,6 +95,26 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     if len(absent):
         raise UserError(f"{csv} gives no fold to {len(absent)} training images, first {absent.iloc[0]}: add them")
     return fold.to_numpy(dtype=np.int8)
+
+
+def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:
+    """Check that no group spans folds. Returns None, or the warning to store in a set whose scheme may leak.
+
+    Raises UserError with the groups that span folds.
+    """
+    leaking = leaking_groups(rows)
+    why = "--fold-scheme random" if config.fold_scheme == "random" else "--duplicates keep"
+    may_leak = config.folds_file is None and (config.fold_scheme == "random" or config.duplicates == "keep")
+    if leaking and not may_leak:
+        first = leaking[0]
+        keys = ", ".join(sorted(rows["key"][(rows["group"] == first) & rows["left_out"].isna()])[:4])
+        raise UserError(
+            f"{len(leaking)} groups span several folds, first {first} ({keys}): the folds leak, no shard set was made: "
+            "remove --folds-file to have folds assigned, or put each group into one fold"
+        )
+    if not may_leak:
+        return None
+    return f"made with {why}: {len(leaking):,} patients, lesions or duplicates span several folds; for comparison only"
 
 
 def leaking_groups(rows: pd.DataFrame) -> list[str]:

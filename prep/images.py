@@ -1,4 +1,4 @@
-"""One image file as found -> one square JPEG as stored, and a small grey picture to know it again by."""
+"""One image file as found -> one square JPEG as stored, and a grey thumbnail to recognise duplicates by."""
 
 import io
 import struct
@@ -17,10 +17,10 @@ from configs.prep import Fit, Subsampling
 Pixels = npt.NDArray[np.uint8]
 
 THUMB = 32
-"""Edge of the small grey picture, in pixels."""
+"""Edge of the thumbnail, in pixels."""
 _LOOK = 256
-# The small picture is made from a decode that covers this edge whatever size is stored: so it, the duplicates found by
-# it and the folds are the same for every --size.
+# The thumbnail is made from a decode of at least this edge, whatever size is stored: so it, the duplicates found by it
+# and the folds are the same for every --size.
 
 _FORMATS = ("JPEG", "PNG", "BMP")
 _ORIENTATION_TAG = 0x0112
@@ -35,7 +35,7 @@ _UPRIGHT = {
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
 # Second bytes of JPEG markers: frames are C0 to CF without the tables (C4), the extension (C8) and the arithmetic
-# conditioning (CC); EXIF (E1) may turn the picture, Adobe (EE) name other colours; some have no length behind them.
+# conditioning (CC); EXIF (E1) may rotate the picture, Adobe (EE) declare other colours; some have no length field.
 _BASELINE = 0xC0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TELLING = frozenset({0xE1, 0xEE})
@@ -47,7 +47,7 @@ _NOTHING = np.empty(0, dtype=np.uint8)
 
 
 class BadImageError(ValueError):
-    """An image that cannot be decoded whole; the message is the reason."""
+    """An image that cannot be decoded completely; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class _Header:
 def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling) -> StoredImage:
     """Decode an image file, turn it upright, bring it to size x size and encode it as a baseline JPEG.
 
-    Every file is decoded whole; a JPEG at a reduced DCT scale where it is large, and a second time where more than 256
-    pixels are stored. One that is upright, baseline, three-channel and of the right size already is kept byte for byte.
+    Every file is decoded completely: a large JPEG at a reduced DCT scale, and a second time where more than 256 pixels
+    are stored. A JPEG that is upright, baseline, three-channel and of the right size is copied byte for byte.
     Raises BadImageError.
     """
     header = _read_header(data)
@@ -116,7 +116,7 @@ def fitted(pixels: Pixels, size: int, fit: Fit, extent: tuple[float, float] | No
 
 
 def _read_header(data: bytes) -> _Header:
-    """What the file says of itself, without decoding it."""
+    """The file's header, without decoding the pixels."""
     if not data:
         raise BadImageError("the file is empty")
     plain = _plain_jpeg(data)
@@ -137,7 +137,7 @@ def _read_header(data: bytes) -> _Header:
             )
     except UnidentifiedImageError as error:
         raise BadImageError("not an image, or none of JPEG, PNG and BMP") from error
-    # Pillow raises many types on broken headers; each means the same to us.
+    # Pillow raises many types of errors on broken headers; all mean the same here.
     except Exception as error:
         raise BadImageError(f"unreadable header: {_line(error)}") from error
 
@@ -145,7 +145,7 @@ def _read_header(data: bytes) -> _Header:
 def _plain_jpeg(data: bytes) -> _Header | None:
     """The header of a three-channel JPEG of 8 bits without EXIF or Adobe segments, which most are; else None.
 
-    Pillow reads all of them, but takes as long for it as the rest of our bookkeeping together.
+    Pillow could read all of them, but takes as long as everything else here that is not decoding or encoding.
     """
     frame, telling = _frame(data)
     if frame is None or telling:
@@ -174,9 +174,9 @@ def _frame(data: bytes) -> tuple[int | None, bool]:
 def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[float, float]]:
     """RGB uint8 [H, W, 3] as it lies in the file, and the width and height that the picture fills of it.
 
-    A JPEG is decoded at the smallest of libjpeg-turbo's scales n/8 that hits `cover` exactly, or leaves a quarter more
-    than that for the resampling, which is better at cutting off what the smaller picture cannot show. The pixels of a
-    JPEG are good until this thread decodes the next one.
+    A JPEG is decoded at the smallest of libjpeg-turbo's scales n/8 that hits `cover` exactly or exceeds it
+    by a quarter: Lanczos resampling, the better low-pass filter, does the rest. The pixels of a JPEG are valid until
+    this thread decodes the next one.
     """
     whole = (float(header.width), float(header.height))
     if header.kind != "JPEG":
@@ -184,22 +184,22 @@ def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[flo
     edges = {header.width, header.height}
     eighths = next((n for n in range(1, 8) if edges == {8 * cover / n} or min(edges) * n >= 8 * 1.25 * cover), 8)
     wide, high = (-(-edge * eighths // 8) for edge in (header.width, header.height))
-    # Strict: any warning of libjpeg-turbo (cut off, overwritten, bytes too many) is an error. Other decoders go on
-    # with grey or shifted blocks, which nobody would notice among 58,457 images.
+    # Strict: any warning of libjpeg-turbo (truncated, overwritten, extra bytes) is an error. Other decoders go on with
+    # grey or shifted blocks, which nobody would notice among 58,457 images.
     try:
         pixels = simplejpeg.decode_jpeg(
             data, colorspace="RGB", min_height=high, min_width=wide, strict=True, buffer=_scratch(3 * high * wide)
         )
     except ValueError as error:
         if "subsampling" in str(error):
-            # CMYK as Pillow writes it, for one: TurboJPEG does not take it. Pillow does, and notices a cut.
+            # TurboJPEG cannot decode, for example, CMYK as Pillow writes it. Pillow can, and detects truncation.
             return _decode_other(data, header), whole
         raise BadImageError(_line(error)) from error
     return np.asarray(pixels, dtype=np.uint8), (whole[0] * eighths / 8, whole[1] * eighths / 8)
 
 
 def _scratch(size: int) -> Pixels:
-    """Memory to decode into, this thread's own: fresh pages for every picture cost a twentieth of its decoding."""
+    """This thread's memory to decode into: fresh pages for every image cost a twentieth of its decoding."""
     if getattr(_memory, "pixels", _NOTHING).size < size:
         _memory.pixels = np.empty(size, dtype=np.uint8)
     return np.asarray(_memory.pixels)

@@ -1,8 +1,8 @@
-"""What lies in a download folder: which tables, and where the picture of each name is.
+"""What a download folder contains: which tables, and the image file of each name.
 
-Downloads differ: Kaggle's and the archive's names, a folder unpacked into one of its own name, pictures sorted into
-class folders, sets that others have resized. So a table is looked for under each name it is known by, and pictures
-by their own names, below the first known folder that is there.
+Downloads differ: Kaggle's and the ISIC archive's names, folders nested in one of the same name, images sorted into
+class folders, sets resized by others. So each table is searched by all its known names, and images by their own names,
+below the first known folder that exists.
 """
 
 import os
@@ -24,34 +24,33 @@ LESIONS_2020 = ("ISIC_2020_Training_GroundTruth_v2.csv",)
 TRUTH_2019 = ("ISIC_2019_Training_GroundTruth.csv",)
 META_2019 = ("ISIC_2019_Training_Metadata.csv",)
 RESIZED_2019 = ("train.csv",)
-# Folders of pictures, the likeliest first; "." is the download itself, for pictures that lie bare or by class.
+# Folders of images, the likeliest first; "." is the download itself, with images directly in it or in class folders.
 TRAIN_PICTURES_2020 = ("jpeg/train", "ISIC_2020_Training_Input", "ISIC_2020_Training_JPEG", "train", ".")
 TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG", "test", ".")
 PICTURES_2019 = ("ISIC_2019_Training_Input", "train", ".")
 
 
 def find_table(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of the files `names` that `folder` holds."""
+    """The first of the files `names` that exists in `folder`."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def require_folder(folder: Path, option: str) -> None:
-    """Raise UserError where `folder` is not there."""
+    """Raise UserError where `folder` does not exist."""
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: no such folder; name the folder of the unpacked ISIC download")
+        raise UserError(f"{option} {folder}: no such folder; give the folder of the unpacked ISIC download")
 
 
 def pictures_folder(download: Path, names: Sequence[str]) -> str:
-    """The first of the folders `names` that `download` holds; the download itself where it holds none."""
+    """The first of the folders `names` that exists in `download`; else the download itself."""
     return str(next((download / name for name in names if name != "." and (download / name).is_dir()), download))
 
 
 def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
     """The image file of each row: path (str, missing where there is none), file_bytes (-1) and changed_ns (0).
 
-    Reads key, folder (its pictures lie anywhere below it, under the key and any of ENDINGS) and file (an exact path
-    instead, or missing). One walk through each folder, not one look-up a row. Raises UserError where a name has two
-    pictures.
+    Reads key, folder (the file is anywhere below it, named key plus one of ENDINGS) and file (an exact path instead,
+    or missing). Walks each folder once instead of looking up each row. Raises UserError where a name has two files.
     """
     path: npt.NDArray[np.object_] = np.full(len(table), None, dtype=object)
     size, changed = np.full(len(table), -1, dtype=np.int64), np.zeros(len(table), dtype=np.int64)
@@ -71,7 +70,7 @@ def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
                 continue
             if path[row] is not None:
                 both = " and ".join(sorted((str(path[row]), entry.path)))
-                raise UserError(f"{stem} has two pictures, {both}: remove one of them")
+                raise UserError(f"{stem} has two image files, {both}: remove one of them")
             status = entry.stat()
             path[row], size[row], changed[row] = entry.path, status.st_size, status.st_mtime_ns
     found = {"path": pd.Series(path, dtype="str"), "file_bytes": size, "changed_ns": changed}
@@ -79,7 +78,7 @@ def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _walk(folder: str) -> Iterator["os.DirEntry[str]"]:
-    """Every file below `folder`, one after the other."""
+    """Every file below `folder`."""
     if not os.path.isdir(folder):  # noqa: PTH112
         return
     with os.scandir(folder) as entries:

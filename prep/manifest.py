@@ -1,4 +1,4 @@
-"""What a shard set is: manifest.json, samples.parquet and tar shards, in one folder that explains itself."""
+"""The format of a shard set: manifest.json, samples.parquet and tar shards in one self-describing folder."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from prep.files import written_whole
+from prep.metadata import FEATURES
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 _ROWS_AT_A_TIME = 8192
 
-_VECTOR = pa.list_(pa.float32(), 11)
 SAMPLE_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # row number; kept samples come first, in the order of the shards
@@ -38,8 +38,11 @@ SAMPLE_SCHEMA = pa.schema(
         ("group", pa.string()),  # rows of one group share a fold: a patient, a lesion, a duplicate, or several of them
         ("patient", pa.string()),
         ("lesion", pa.string()),
-        ("meta_clinical", _VECTOR),
-        ("meta_reference", _VECTOR),  # null where left out: it needs the image file's size
+        ("meta_clinical", pa.list_(pa.float32(), len(FEATURES["clinical"]))),
+        (
+            "meta_reference",
+            pa.list_(pa.float32(), len(FEATURES["reference"])),
+        ),  # null where left out: it needs the image file's size
         ("sex", pa.string()),
         ("age", pa.float32()),  # years
         ("site", pa.string()),
@@ -75,7 +78,7 @@ class Manifest:
 
     `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
     target) of the kept training rows: what a model is trained and judged on, whatever the images' size. `unsafe` says
-    why results on this set are for comparison only, null where they are not; `files` has the SHA-256 of every file but
+    why results on this set are for comparison only, else null; `files` has the SHA-256 of every file but
     the tars and the manifest itself.
     """
 
@@ -110,7 +113,7 @@ def labels_digest(rows: pd.DataFrame) -> str:
 def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
     """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows, some at a time.
 
-    `vectors` are the columns that hold vectors, float32 [n, 11] of the first n rows; those of the others are null.
+    `vectors` are the columns that hold vectors, float32 [n, M] of the first n rows; those of the others are null.
     """
     with written_whole(path) as out, pq.ParquetWriter(out, SAMPLE_SCHEMA) as writer:
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
@@ -126,12 +129,12 @@ def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json; its presence says that the shard set is whole."""
-    with written_whole(folder / MANIFEST) as out:
+    with written_whole(folder / MANIFEST, fsync=True) as out:
         out.write((json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json of a shard set. Raises UserError where there is none or it is not ours."""
+    """Read manifest.json of a shard set. Raises UserError where there is none, or none of this schema version."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -144,8 +147,8 @@ def read_manifest(folder: Path) -> Manifest:
         if version == SCHEMA_VERSION:
             return Manifest(**{**record, "shards": [ShardEntry(**entry) for entry in record["shards"]]})
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest: {error}; make the shard set anew") from error
-    raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: make the shard set anew")
+        raise UserError(f"{path} is not a manifest: {error}; build the shard set again") from error
+    raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: build the shard set again")
 
 
 def _vectors(values: npt.NDArray[np.float32], rows: int) -> pa.Array:

@@ -2,8 +2,8 @@
 
     python prep/merge.py --isic2020 DIR --isic2019 DIR --out train_merged_master.csv
 
-Columns: image_name, target, year, filepath, patient, lesion, sex, age, site, diagnosis, group, fold. An image that is
-not there has no filepath. prep/shard.py takes the file as --master, and its folds as --folds-file.
+Columns: image_name, target, year, filepath, patient, lesion, sex, age, site, diagnosis, group, fold. An image that
+does not exist has no filepath. prep/shard.py takes the file as --master, and its folds as --folds-file.
 """
 
 import sys
@@ -18,7 +18,7 @@ from configs.prep import MergeConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, merge, say what was written."""
+    """Parse, merge, print the summary."""
     config = parse(MergeConfig, argv, prog="python prep/merge.py", description=(__doc__ or "").split("\n")[0])
     from prep.master import write_master  # after the parsing, so that --help answers at once
 

@@ -1,7 +1,7 @@
-"""The two meta vectors, each of eleven float32 features.
+"""The two meta vectors, float32; FEATURES defines their features, and so their length M.
 
-`reference` is what the mission's numbers were reached with; its n_images and file size tell 2019 from 2020 and
-leak the source. `clinical` holds only what a clinic knows about a new lesion, and says what is missing.
+`reference` is the one that the reference results were reached with; its n_images and file size tell 2019 from 2020 and
+so leak the source. `clinical` has only what a clinic knows about a new lesion, and masks for what is missing.
 """
 
 import hashlib
@@ -18,34 +18,35 @@ FEATURES: dict[MetaKind, tuple[str, ...]] = {
     "clinical": ("sex", "age/90", *SITES, "sex missing", "age missing", "site missing"),
     "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
 }
-_MEANING = 1  # raise it whenever a value comes to mean something else under the same name
-# What each vector's clinical part (sex, age and site) becomes when it is hidden: column -> value.
-_HIDDEN_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
+_MEANING = 1  # raise it whenever a value changes its meaning under the same name
+# The value of sex where it is missing or hidden.
+_NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
 
 
 def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """The meta vectors of `rows`, float32 [N, 11].
+    """The meta vectors of `rows`, float32 [N, M], in the order of FEATURES.
 
     Reads sex, age (years) and site, and for `reference` also n_images (images of the patient in the complete
     tables, 1 without a patient id) and file_bytes (size of the image file as found).
     """
     sex = rows["sex"].map({"male": 1.0, "female": 0.0}).to_numpy(dtype=np.float64)
     age = rows["age"].to_numpy(dtype=np.float64) / 90.0
-    sites = np.stack([(rows["site"] == site).to_numpy(dtype=np.float64) for site in SITES], axis=1)
-    no_site = rows["site"].isna().to_numpy(dtype=np.float64)
-    known_sex = np.where(np.isnan(sex), _HIDDEN_SEX[kind], sex)
-    columns = [known_sex, np.nan_to_num(age, nan=0.0)]
+    values = {
+        "sex": np.where(np.isnan(sex), _NO_SEX[kind], sex),
+        "age/90": np.nan_to_num(age, nan=0.0),
+        **{site: rows["site"] == site for site in SITES},
+        "sex missing": np.isnan(sex),
+        "age missing": np.isnan(age),
+        "site missing": rows["site"].isna(),
+    }
     if kind == "reference":
-        columns += [np.log1p(rows["n_images"].to_numpy(dtype=np.float64))]
-        columns += [np.log(rows["file_bytes"].to_numpy(dtype=np.float64))]
-    columns += [*sites.T]
-    if kind == "clinical":
-        columns += [np.isnan(sex).astype(np.float64), np.isnan(age).astype(np.float64)]
-    return np.stack([*columns, no_site], axis=1).astype(np.float32)
+        values["log1p n_images"] = np.log1p(rows["n_images"].to_numpy(dtype=np.float64))
+        values["log file_bytes"] = np.log(rows["file_bytes"].to_numpy(dtype=np.float64))
+    return np.stack([np.asarray(values[name], dtype=np.float32) for name in FEATURES[kind]], axis=1)
 
 
 def meta_digest(kind: MetaKind) -> str:
-    """SHA-256 of what the vector `kind` is made of; models and vectors that differ in it do not belong together."""
+    """SHA-256 of the definition of vector `kind`; a model must not be given vectors of another digest."""
     return hashlib.sha256(json.dumps([_MEANING, kind, FEATURES[kind]]).encode()).hexdigest()
 
 
@@ -56,11 +57,11 @@ def images_per_patient(table: pd.DataFrame) -> npt.NDArray[np.int32]:
 
 
 def hide_clinical(kind: MetaKind, meta: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A copy of `meta` [N, 11] in which sex, age and site are missing and the rest is as it was."""
+    """A copy of `meta` [N, M] in which sex, age and site are missing and the rest is unchanged."""
     hidden = meta.copy()
     for column, name in enumerate(FEATURES[kind]):
         if name == "sex":
-            hidden[:, column] = _HIDDEN_SEX[kind]
+            hidden[:, column] = _NO_SEX[kind]
         elif name in SITES or name == "age/90":
             hidden[:, column] = 0.0
         elif name.endswith(" missing"):

@@ -1,4 +1,4 @@
-"""overview.png: what the images of a shard set look like, by source and target."""
+"""overview.png: the first images of a shard set by split, source and target."""
 
 from pathlib import Path
 from typing import Any, BinaryIO

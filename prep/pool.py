@@ -1,4 +1,4 @@
-"""A pure function over many tasks, on the processes of this machine, with the results in the order of the tasks."""
+"""A pure function over many tasks on several processes, with the results in the order of the tasks."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Processes to work with: a context manager, so that none is left over. `count` 0 means one a core, 1 none."""
+    """A pool of `count` processes, ended with the context; 0 means one per core, 1 the calling process itself."""
 
     def __init__(self, count: int) -> None:
         self._count = count or usable_cores()
@@ -43,8 +43,8 @@ class Workers:
     def in_order(self, function: Callable[[Work], Result], tasks: Iterable[Work]) -> Iterator[Result]:
         """`function` of each task, in the order of the tasks.
 
-        Only a few tasks are taken ahead, so neither tasks nor results pile up. Raises UserError where a worker was
-        killed.
+        At most two tasks per process are submitted ahead, so neither tasks nor results pile up. Raises UserError where
+        a worker was killed.
         """
         if self._pool is None:
             yield from map(function, tasks)
@@ -59,7 +59,7 @@ class Workers:
                 yield ahead.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker was killed, most likely for want of memory: run again with fewer --workers"
+                "a worker process was killed, most likely because memory ran out: run again with fewer --workers"
             ) from error
 
 
@@ -67,13 +67,8 @@ def with_progress(
     results: Iterable[Result], title: str, total: int, images: Callable[[Result], int]
 ) -> Iterator[Result]:
     """Pass `results` on; on a terminal a bar shows images done of `total`, images/s and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _ImagesPerSecond(),
-        TimeRemainingColumn(),
-    )
+    text, speed = TextColumn("{task.description}"), _ImagesPerSecond()
+    columns = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
     with Progress(*columns, disable=not Console().is_terminal) as progress:
         bar = progress.add_task(title, total=total)
         for result in results:
@@ -88,13 +83,13 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 def _begin_worker() -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it lets what is under way end
+    cv2.setNumThreads(1)  # there is one process per core already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running tasks end
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a parent that was killed cannot tell us to stop
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+    if parent is not None:  # a parent that was killed cannot stop its workers
+        threading.Thread(target=_exit_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _die_with(sentinel: int) -> None:
+def _exit_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)

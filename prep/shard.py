@@ -2,8 +2,8 @@
 
     python prep/shard.py --isic2020 DIR --isic2019 DIR --out shards/isic
 
-The set is built in OUT.partial and renamed when it is whole. A run that was interrupted goes on after its last
-finished shard; a second run with the same inputs and options changes nothing.
+The set is built in OUT.partial and renamed when it is complete. After an interruption the next run continues from the
+last finished shard; a second run with the same inputs and options changes nothing.
 """
 
 import sys
@@ -18,7 +18,7 @@ from configs.prep import PrepConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, build, say what was made."""
+    """Parse, build, print the summary."""
     config = parse(PrepConfig, argv, prog="python prep/shard.py", description=(__doc__ or "").split("\n")[0])
     from prep.build import build  # after the parsing, so that --help answers at once
 

@@ -1,7 +1,7 @@
 """The first pass: each image file read, decoded and encoded once, a chunk of them as a pure function of a small task.
 
-What a shard holds depends on folds, folds on duplicates, and duplicates on every picture. So the finished JPEGs wait
-in chunks (STEM.jpgs, one after the other) until `prep/pack.py` sorts them into shards; STEM.npz says what they are.
+What a shard holds depends on folds, folds on duplicates, and duplicates on every image. So the encoded JPEGs are kept
+in chunks (STEM.jpgs, concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
 """
 
 import hashlib
@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from configs.prep import Fit, Subsampling
+from configs.prep import Fit, PrepConfig, Subsampling
 from prep.files import read_whole, written_whole
-from prep.fingerprint import perceptual_hashes, show_nothing
+from prep.fingerprint import are_flat, perceptual_hashes
 from prep.images import THUMB, BadImageError, store_image
 
 STAGER = 1
-"""Version of what this module makes of an image file; a change of it must raise it."""
+"""Version of what this module makes of an image file: raise it with every change of the bytes."""
 CHUNK = 128
 """Images of a chunk."""
 
@@ -36,7 +36,7 @@ RECORD = np.dtype(
         ("height", "i4"),
         ("copied", "?"),
         ("hash", "u8"),  # perceptual
-        ("flat", "?"),  # too flat to be known again
+        ("flat", "?"),  # too flat to be recognised
         ("sha256", "S64"),  # of the file as found
         ("reason", "U200"),  # why it cannot be used; empty where it can
     ]
@@ -51,6 +51,11 @@ class Encoding:
     fit: Fit
     quality: int
     subsampling: Subsampling
+
+    @classmethod
+    def of(cls, config: PrepConfig) -> Self:
+        """The part of a configuration that decides how an image is stored."""
+        return cls(size=config.size, fit=config.fit, quality=config.quality, subsampling=config.subsampling)
 
     def described(self) -> dict[str, Any]:
         """The settings, and the versions of the libraries that decide the bytes."""
@@ -72,7 +77,7 @@ class StageTask:
 
 
 def stage_chunk(task: StageTask) -> int:
-    """Make the chunk, or find it made; the number of its images. An image that cannot be used is left out and noted."""
+    """Make the chunk, or find it made; returns its number of images. Unusable images are left out, with the reason."""
     digest = task.digest()
     if _is_made(task, digest):
         return len(task.files)
@@ -93,22 +98,10 @@ def stage_chunk(task: StageTask) -> int:
                 continue
             out.write(image.jpeg)
             thumbs[number] = image.thumb
-            length, sha256 = len(image.jpeg), hashlib.sha256(data).hexdigest()
-            found = (
-                offset,
-                length,
-                zlib.crc32(image.jpeg),
-                image.width,
-                image.height,
-                image.copied,
-                0,
-                False,
-                sha256,
-                "",
-            )
-            records[number] = found
-            offset += length
-    records["hash"], records["flat"] = perceptual_hashes(thumbs), show_nothing(thumbs)
+            stored = (offset, len(image.jpeg), zlib.crc32(image.jpeg), image.width, image.height, image.copied)
+            records[number] = (*stored, 0, False, hashlib.sha256(data).hexdigest(), "")
+            offset += len(image.jpeg)
+    records["hash"], records["flat"] = perceptual_hashes(thumbs), are_flat(thumbs)
     with written_whole(Path(f"{task.stem}.npz")) as out:
         np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
     return len(task.files)
@@ -121,21 +114,21 @@ def read_records(stem: str) -> np.ndarray:
 
 
 def read_thumbs(stem: str) -> np.ndarray:
-    """The small pictures of a finished chunk, uint8 [N, 32, 32]."""
+    """The thumbnails of a finished chunk, uint8 [N, 32, 32]."""
     with _opened(stem) as found:
         return np.asarray(found["thumbs"])
 
 
 @contextmanager
 def _opened(stem: str) -> Iterator[Any]:
-    # numpy leaves a file open that is no archive, as one is after a power cut.
+    # numpy does not close a file that is not an archive, which one may not be after a power cut.
     with Path(f"{stem}.npz").open("rb") as file, np.load(file) as found:
         yield found
 
 
 def _is_made(task: StageTask, digest: str) -> bool:
-    """Whether an earlier run made this chunk. One with an image that could not be used is made anew: it may have been
-    mended, its rights included, without another size or time."""
+    """Whether an earlier run made this chunk. A chunk with an unusable image is made again: the image may have been
+    repaired, or its permissions changed, without a new size or time."""
     try:
         with _opened(task.stem) as found:
             if str(found["digest"]) != digest:
@@ -143,5 +136,5 @@ def _is_made(task: StageTask, digest: str) -> bool:
             records = found["records"]
             size = int(records["length"].sum())
             return not records["reason"].any() and Path(f"{task.stem}.jpgs").stat().st_size == size
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or torn by a power cut
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut short by a power cut
         return False

@@ -2,8 +2,8 @@
 
 Columns, one row an image: key (str, the image's name), source (int16, 2019 or 2020, 0 for an outside set), split
 (str: train, test or extra), target (int8, 1 melanoma, 0 not, -1 unknown), diagnosis, patient, lesion, sex and site
-(str, missing where the CSV has nothing), age (float64, years, NaN where missing), folder (str, below which the image
-lies), file (str, the image's exact path where the table names it, else missing) and left_out (str, why the row is
+(str, missing where the CSV has nothing), age (float64, years, NaN where missing), folder (str, with the image somewhere
+below it), file (str, the image's exact path where the table gives it, else missing) and left_out (str, why the row is
 not used, else missing).
 """
 
@@ -24,7 +24,7 @@ COLUMNS = (
     *("folder", "file", "left_out"),
 )
 UNNAMED = "not in the master table"
-"""Why a training row is left out that a master table does not name."""
+"""Why a training row is left out: a master table does not name it."""
 OUTSIDE = 0
 """The source of an outside set's rows."""
 
@@ -44,9 +44,9 @@ _LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | None = None) -> pd.DataFrame:
     """Read one or both downloads into one table (columns as above), 2020 first, in the order of the files.
 
-    A `master` CSV tells which images make up the training rows and where they lie; what else is known of them comes
-    from the downloads' tables, or from the master itself where no download is named.
-    Raises UserError that names the folder, file, column or row that does not fit.
+    A `master` CSV decides which images are the training rows, and names their files; everything else comes from the
+    downloads' tables, or from the master itself where no download is given. Raises UserError with the folder, file,
+    column or row that is wrong.
     """
     parts = []
     if isic2020 is not None:
@@ -58,7 +58,7 @@ def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | No
     table = pd.concat(parts, ignore_index=True)
     twice = table["key"][table["key"].duplicated()]
     if len(twice):
-        raise UserError(f"{len(twice)} image names occur in two tables, first {twice.iloc[0]!r}: remove one of each")
+        raise UserError(f"{len(twice)} image names are in two tables, first {twice.iloc[0]!r}: remove one row of each")
     return table
 
 
@@ -66,7 +66,7 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
     """The train table and, where there is one, the test table of the ISIC 2020 download in `folder`.
 
     Kaggle's layout, the archive's, or a resized set: see prep/layout.py. Lesion ids come from the archive's second
-    ground truth, where it lies there too.
+    ground truth, where that exists too.
     """
     layout.require_folder(folder, "--isic2020")
     csv = layout.find_table(folder, layout.TRAIN_2020)
@@ -90,8 +90,8 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
 def read_2019(folder: Path) -> pd.DataFrame:
     """The train table of the ISIC 2019 download in `folder`; anterior, posterior and lateral torso become torso.
 
-    The challenge's two tables, or the train.csv of a resized set, which must then tell the lesions: without them the
-    views of one lesion would fall into several folds.
+    The challenge's two tables, or the train.csv of a resized set, which must then have the lesion ids: without them
+    images of one lesion would be in several folds.
     """
     layout.require_folder(folder, "--isic2019")
     images = layout.pictures_folder(folder, layout.PICTURES_2019)
@@ -127,8 +127,8 @@ def read_2019(folder: Path) -> pd.DataFrame:
 
 
 def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
-    """The training rows that a master CSV names, with its paths; all else that is known of them is in the downloads'
-    `table`, whose other training rows are left out. Without a table, the master must hold all of it."""
+    """The training rows that a master CSV names, with its paths; the downloads' `table` has all other columns, and its
+    other training rows are left out. Without a table, the master must have all columns itself."""
     if csv.is_dir():
         found = sorted(csv.glob("*master*.csv"))
         if len(found) != 1:
@@ -162,7 +162,7 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
 def read_extra(csv: Path, split: str) -> pd.DataFrame:
     """An outside set's table: image and target, optionally group, diagnosis, sex, age and site.
 
-    `image` is a path relative to the CSV, or a name whose picture lies below its folder; `split` is train or extra.
+    `image` is a path relative to the CSV, or the name of an image below its folder; `split` is train or extra.
     """
     columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
     columns |= {"diagnosis": ["diagnosis"]} | _PERSON
@@ -171,7 +171,7 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     paths = rows["image"].map(lambda name: str(csv.parent / name))
     exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
     stems = rows["image"].map(lambda name: Path(name).stem if name.lower().endswith(layout.ENDINGS) else name)
-    require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, its folder aside")
+    require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, whatever its folder")
     wanted = "a file name of letters, digits, - and _, and one of " + ", ".join(layout.ENDINGS)
     require_rows(stems.str.fullmatch(NAME), rows["image"], csv, "image", wanted)
     group = "extra_" + rows["group"]
@@ -181,9 +181,9 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     return typed
 
 
-def read_duplicate_pairs(isic2020: Path) -> pd.DataFrame:
-    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where the file is absent."""
-    csv = layout.find_table(isic2020, layout.PAIRS_2020)
+def read_duplicate_pairs(isic2020: Path | None) -> pd.DataFrame:
+    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there is no such file."""
+    csv = layout.find_table(isic2020, layout.PAIRS_2020) if isic2020 else None
     if csv is None:
         return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
     return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, keyed=False)
@@ -215,9 +215,9 @@ def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str
 
 
 def _paths(files: pd.Series, csv: Path) -> pd.Series:
-    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to where the command runs.
+    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to the working directory.
 
-    A row without a path is one whose image is not there.
+    A row without a path has no image file.
     """
 
     def found(name: str) -> str:

@@ -27,9 +27,8 @@ def main(argv: Sequence[str]) -> None:
     for line in damage:
         print(line, file=sys.stderr)
     if damage:
-        print(
-            f"{config.shards}: {len(damage)} faults: copy what is damaged again, or make the set anew", file=sys.stderr
-        )
+        remedy = "copy the damaged files again, or build the set again"
+        print(f"{config.shards}: {len(damage)} problems: {remedy}", file=sys.stderr)
         sys.exit(1)
     print(f"{config.shards}: sound ({'hashes' if config.quick else 'hashes, every sample, folds'})")
     unsafe = read_manifest(Path(config.shards)).unsafe

@@ -14,7 +14,7 @@ from configs.prep import MergeConfig, PrepConfig
 from prep.build import build
 from prep.manifest import read_manifest
 from prep.master import write_master
-from prep.plan import read_rows
+from prep.rows import read_rows
 from prep.tables import merged_table
 
 TRUTH_2019, META_2019 = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
@@ -189,7 +189,7 @@ def test_a_name_with_two_pictures_is_refused(downloads: tuple[Path, Path], tmp_p
     folder = tmp_path / "2020"
     shutil.copytree(downloads[0], folder)
     shutil.copy(folder / "jpeg/train/ISIC_0000004.jpg", folder / "jpeg/train/ISIC_0000004.PNG")
-    with pytest.raises(UserError, match=r"ISIC_0000004 has two pictures, .*PNG and .*jpg"):
+    with pytest.raises(UserError, match=r"ISIC_0000004 has two image files, .*PNG and .*jpg"):
         read_rows(PrepConfig(isic2020=str(folder)))
 
 

@@ -1,52 +1,72 @@
 """A build killed at random moments, and run again: always the bytes of an undisturbed one."""
 
 import hashlib
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from conftest import write_isic2019, write_isic2020
 
-ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("KILLS", "6"))  # 20 take two minutes
+from configs.prep import PrepConfig
+from prep.build import build
 
 
 def digest(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A build of 700 images in some ten chunks and twenty shards, on two workers."""
-    root = tmp_path_factory.mktemp("killed")
-    inputs = [write_isic2020(root / "2020", 400, 60), write_isic2019(root / "2019", 240)]
-    command = [sys.executable, "prep/shard.py", "--isic2020", str(inputs[0]), "--isic2019", str(inputs[1])]
-    return [*command, "--size", "256", "--samples-per-shard", "40", "--workers", "2", "--duplicates", "group", "--out"]
+def started(config: PrepConfig) -> BaseProcess:
+    """A build in a process of its own, forked from one that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prep.build"])
+    process = context.Process(target=build, args=(config,))
+    process.start()
+    return process
 
 
-def test_killed_at_random_moments_the_next_run_ends_with_the_same_bytes(words: list[str], tmp_path: Path) -> None:
+def built(config: PrepConfig) -> float:
+    """Build to the end; the seconds it took."""
     start = time.monotonic()
-    subprocess.run([*words, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
-    duration = time.monotonic() - start
-    wanted = digest(tmp_path / "whole")
+    process = started(config)
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PrepConfig:
+    """A build of 700 images in six chunks and some twenty shards, on two workers."""
+    root = tmp_path_factory.mktemp("killed")
+    isic2020, isic2019 = write_isic2020(root / "2020", 400, 60), write_isic2019(root / "2019", 240)
+    config = PrepConfig(isic2020=str(isic2020), isic2019=str(isic2019), out=str(root / "whole"), duplicates="group")
+    return replace(config, size=128, samples_per_shard=40, workers=2)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments_the_next_run_ends_with_the_same_bytes(
+    config: PrepConfig, tmp_path: Path, kills: int
+) -> None:
+    whole = tmp_path / "whole"
+    duration = built(replace(config, out=str(whole)))
+    wanted = digest(whole)
     assert len(wanted) > 40
     moments = random.Random(0)
     out, killed, redone = tmp_path / "set", 0, 0
-    while killed < KILLS:
-        process = subprocess.Popen([*words, str(out)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # The first second or so only imports: moments in it are of no interest.
-        time.sleep(moments.uniform(0.4, 1.0) * duration)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            killed += 1
+    config = replace(config, out=str(out))
+    while killed < kills:
+        process = started(config)
+        time.sleep(moments.uniform(0.2, 1.0) * duration)
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
         kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("set.partial/*.done.json")}
         kept = {name.replace(".done.json", ".tar"): at for name, at in kept.items()}
-        subprocess.run([*words, str(out)], cwd=ROOT, check=True, capture_output=True)
+        built(config)
         assert digest(out) == wanted
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith("set")] == ["set"]
         redone += sum((out / name).stat().st_mtime_ns > at for name, at in kept.items())

@@ -27,18 +27,44 @@ def digest(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
+def config_of(downloads: tuple[Path, Path], out: Path) -> PrepConfig:
+    """What the set of all tests, the fixture `shard_folder`, was made with."""
+    isic2020, isic2019 = map(str, downloads)
+    shared = {"size": 64, "folds": 3, "workers": 1, "samples_per_shard": 20}
+    return PrepConfig(isic2020=isic2020, isic2019=isic2019, out=str(out), **shared)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def config(downloads: tuple[Path, Path], tmp_path: Path) -> PrepConfig:
-    isic2020, isic2019 = downloads
-    return PrepConfig(
-        isic2020=str(isic2020),
-        isic2019=str(isic2019),
-        out=str(tmp_path / "set"),
-        size=64,
-        folds=3,
-        workers=1,
-        samples_per_shard=20,
-    )
+    return config_of(downloads, tmp_path / "set")
+
+
+def set_of(shard_folder: Path, config: PrepConfig) -> Path:
+    """The finished set of `config`, copied from the one that all tests share."""
+    return shutil.copytree(shard_folder, Path(config.out))
+
+
+def killed_before(step: str, config: PrepConfig) -> None:
+    """A build that ends where `step` of prep.build would have begun."""
+    import prep.build as building
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, step, lambda *_, **__: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            build(config)
+
+
+@pytest.fixture(scope="session")
+def killed_late(downloads: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a build leaves that was killed when all shards were packed."""
+    out = tmp_path_factory.mktemp("killed") / "set"
+    killed_before("write_set", config_of(downloads, out))
+    return out.with_name("set.partial")
+
+
+@pytest.fixture
+def partial(killed_late: Path, config: PrepConfig) -> Path:
+    return shutil.copytree(killed_late, Path(config.out + ".partial"))
 
 
 def test_samples_parquet_says_what_is_in_the_tars(shard_folder: Path) -> None:
@@ -84,19 +110,18 @@ def test_the_same_bytes_on_any_number_of_workers(config: PrepConfig, shard_folde
     assert digest(Path(config.out)) == digest(shard_folder)
 
 
-def test_a_second_run_changes_nothing(config: PrepConfig) -> None:
-    build(config)
+def test_a_second_run_changes_nothing(config: PrepConfig, shard_folder: Path) -> None:
+    set_of(shard_folder, config)
     before = {path: path.stat().st_mtime_ns for path in Path(config.out).iterdir()}
     assert "nothing to do" in build(config)
     assert {path: path.stat().st_mtime_ns for path in Path(config.out).iterdir()} == before
 
 
-def test_other_options_never_overwrite_a_finished_set(config: PrepConfig) -> None:
-    build(config)
-    before = digest(Path(config.out))
+def test_other_options_never_overwrite_a_finished_set(config: PrepConfig, shard_folder: Path) -> None:
+    set_of(shard_folder, config)
     with pytest.raises(UserError, match="choose another --out"):
         build(replace(config, quality=80))
-    assert digest(Path(config.out)) == before
+    assert digest(Path(config.out)) == digest(shard_folder)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
@@ -126,45 +151,26 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     assert not partial.exists()
 
 
-def killed_before(step: str, config: PrepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that ends where `step` of prep.build would have begun."""
-    import prep.build as building
-
-    monkeypatch.setattr(building, step, lambda *_, **__: pytest.fail("killed here"))
-    with pytest.raises(pytest.fail.Exception):
-        build(config)
-    monkeypatch.undo()
-
-
 def test_a_set_that_only_lacked_its_name_gets_it(
     config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import prep.build as building
 
-    killed_before("publish", config, monkeypatch)
+    set_of(shard_folder, config).rename(config.out + ".partial")
     monkeypatch.setattr(building, "make", lambda *_: pytest.fail("made again"))
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
 
 
-def test_a_torn_record_of_a_shard_only_costs_this_shard(
-    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    killed_before("write_set", config, monkeypatch)
-    records = sorted(Path(config.out + ".partial").glob("*.done.json"))
+def test_a_torn_record_of_a_shard_only_costs_this_shard(config: PrepConfig, partial: Path, shard_folder: Path) -> None:
+    records = sorted(partial.glob("*.done.json"))
     records[0].write_text("")
     records[1].write_text('{"name": "half')
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
 
 
-def test_a_torn_chunk_or_index_only_costs_itself(
-    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    killed_before("write_set", config, monkeypatch)
-    partial = Path(config.out + ".partial")
+def test_a_torn_chunk_or_index_only_costs_itself(config: PrepConfig, partial: Path, shard_folder: Path) -> None:
     chunks, indexes = sorted((partial / "stage").glob("*.npz")), sorted(partial.glob("*.idx"))
     chunks[0].write_bytes(chunks[0].read_bytes()[:500])
     (partial / "stage" / "000001.jpgs").write_bytes(b"")
@@ -174,12 +180,9 @@ def test_a_torn_chunk_or_index_only_costs_itself(
     assert digest(Path(config.out)) == digest(shard_folder)
 
 
-def test_a_manifest_that_another_run_left_vouches_for_nothing(
-    config: PrepConfig, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    killed_before("publish", config, monkeypatch)
-    killed_before("write_set", replace(config, quality=60), monkeypatch)
+def test_a_manifest_that_another_run_left_vouches_for_nothing(config: PrepConfig, shard_folder: Path) -> None:
+    set_of(shard_folder, config).rename(config.out + ".partial")
+    killed_before("write_set", replace(config, quality=60))
     build(config)
     assert digest(Path(config.out)) == digest(shard_folder)
 
@@ -310,13 +313,16 @@ def test_what_is_not_ours_is_never_published(config: PrepConfig) -> None:
     partial = Path(config.out + ".partial")
     partial.mkdir()
     (partial / "notes.md").write_text("mine")
-    with pytest.raises(UserError, match=r"holds notes\.md, which is not ours"):
+    with pytest.raises(UserError, match=r"holds notes\.md, which is not part of a shard set"):
         build(config)
     assert [path.name for path in partial.iterdir()] == ["notes.md"]
 
 
 def test_two_builders_of_one_set_do_not_meet(config: PrepConfig) -> None:
-    with only_builder(Path(config.out + ".partial"), ["*"]), pytest.raises(UserError, match="another process builds"):
+    with (
+        only_builder(Path(config.out + ".partial"), ["*"]),
+        pytest.raises(UserError, match="another process is building"),
+    ):
         build(config)
 
 
@@ -338,7 +344,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(
     done = subprocess.run([sys.executable, "-c", limited, *words, "--workers", "1"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "File too large: see to room and rights there" in done.stderr
+    assert "File too large: check free space and permissions" in done.stderr
     assert not (tmp_path / "set").exists()
     subprocess.run([sys.executable, "prep/shard.py", *words], check=True, capture_output=True)
     assert digest(tmp_path / "set") == digest(shard_folder)

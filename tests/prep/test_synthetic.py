@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from configs.errors import UserError
 from configs.prep import SyntheticConfig
-from prep.cases import BENIGN, CLASSES_2019, MISSING, SITES, make_cases
-from prep.lesion import Picture, draw
-from prep.synthetic import make
+from prep.synth.cases import BENIGN, CLASSES_2019, MISSING, SITES, make_cases
+from prep.synth.folder import make
+from prep.synth.lesion import Picture, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(os.environ.get("ISIC_SAMPLE", ROOT.parent / "shared/data/isic-sample"))
@@ -190,7 +190,7 @@ def test_what_an_interrupted_run_left_is_replaced(made: Path, tmp_path: Path) ->
 
 
 def test_a_folder_of_other_settings_is_refused(made: Path) -> None:
-    with pytest.raises(UserError, match=r"holds another set .* name another folder by --out"):
+    with pytest.raises(UserError, match=r"holds another set .* choose another folder with --out"):
         make(config(made, seed=4))
 
 
@@ -200,7 +200,7 @@ def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
         make(config(tmp_path))
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial/thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="not ours"):
+    with pytest.raises(UserError, match="which this command did not write"):
         make(config(tmp_path / "set"))
     assert (tmp_path / "set.partial/thesis.txt").is_file()
 

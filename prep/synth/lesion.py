@@ -1,26 +1,22 @@
 """One synthetic dermoscopy picture: skin, a pigmented lesion, light and hairs.
 
-Only two numbers of a picture bear on the label: `a` makes the lesion's border irregular, `b` makes its inside
-uneven. Everything else (size, place, orientation, colours, light, hairs) is nuisance, drawn from the picture's
+Only two numbers of a picture affect the label: `a` makes the lesion's border irregular, `b` makes its inside
+uneven. Everything else (size, position, orientation, colours, light, hairs) is nuisance, drawn from the picture's
 own random stream. Lengths are in half edges and random fields have a fixed resolution, so that one stream
 shows the same picture at every size.
 """
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
-from configs.machine import usable_cores
+from prep.pool import Workers, with_progress
 
 Floats = NDArray[np.float32]
 
@@ -53,28 +49,20 @@ class Picture:
 
 
 def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int) -> None:
-    """Draw and write `pictures` by `workers` processes (0: one a core); the files do not depend on how many."""
+    """Draw and write `pictures` by `workers` processes (0: one per core); the files do not depend on how many."""
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
-    processes = min(workers or usable_cores(), len(chunks))
-    # spawn: a fork of a process with threads, such as OpenCV's, may hang.
-    context = multiprocessing.get_context("spawn")
-    console = Console()
-    with (
-        ProcessPoolExecutor(processes, mp_context=context) as pool,
-        Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
-    ):
-        bar = progress.add_task("drawing", total=len(pictures))
-        for done in as_completed(pool.submit(write_pictures, chunk, seed, size) for chunk in chunks):
-            progress.advance(bar, done.result())
+    write = partial(write_pictures, seed=seed, size=size)
+    with Workers(workers) as pool:
+        for _ in with_progress(pool.in_order(write, chunks), "drawing", len(pictures), lambda count: count):
+            pass
 
 
 def write_pictures(pictures: Sequence[Picture], seed: int, size: int) -> int:
     """Draw and write `pictures` (edge `size`, in pixels); return how many. This is what a worker process runs."""
-    cv2.setNumThreads(1)  # the processes share the cores already
     for picture in pictures:
-        pixels = draw(picture, seed, size)
         quality = COPY_QUALITY if picture.copied else QUALITY
-        picture.path.write_bytes(simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB"))
+        jpeg = simplejpeg.encode_jpeg(draw(picture, seed, size), quality=quality, colorspace="RGB")
+        picture.path.write_bytes(jpeg)
     return len(pictures)
 
 

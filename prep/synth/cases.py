@@ -1,7 +1,7 @@
-"""Who the synthetic patients are: the tables of the data set that prep/synthetic.py makes.
+"""The synthetic patients: the tables of the data set that prep/synthetic.py makes.
 
 The recipe: logit = source + 1.5 (a + b) + 1.1 (age - 51) / 16 + site + 0.2 male, target ~ Bernoulli; `a` and
-`b` are standard normal and can be seen in the picture only (prep/lesion.py).
+`b` are standard normal and visible only in the picture (lesion.py).
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
 
-from prep.lesion import Picture
+from prep.synth.lesion import Picture
 
 SHARE_2019 = 0.45
 SHARE_COPIED = 425 / 33126
@@ -54,7 +54,7 @@ def make_cases(*, train: int, test: int, seed: int) -> pd.DataFrame:
 
     Columns: image_name, split, source (2019 or 2020), patient_id, lesion_id, diagnosis, target, logit, p, a, b;
     age, sex and site as the tables show them; meta, what age, sex and site add to the logit where none is
-    missing; stream and copied (see prep.lesion.Picture).
+    missing; stream and copied (see prep.synth.lesion.Picture).
     """
     rng = np.random.default_rng([seed, 0])  # the pictures have [seed, 1] and up
     of_2019 = round(SHARE_2019 * train), round(SHARE_2019 * test)
@@ -137,7 +137,7 @@ def _patient_ids(rng: np.random.Generator, cases: pd.DataFrame) -> pd.Series:
 
 
 def _hide(rng: np.random.Generator, cases: pd.DataFrame) -> None:
-    """Blank age, sex and site in place, as often as the real tables lack them; the labels are drawn by then."""
+    """Blank age, sex and site in place, as often as in the real tables; the labels are drawn before."""
     table = cases["split"].where(cases["split"] == "test", "train " + cases["source"].astype("str"))
     for column in ("age", "sex", "site"):
         share = table.map({name: shares.get(column, 0.0) for name, shares in MISSING.items()})
@@ -200,7 +200,7 @@ def pictures(cases: pd.DataFrame, out: Path) -> list[Picture]:
 
 
 def describe(cases: pd.DataFrame) -> str:
-    """Prevalence, and how good a model can get on the test rows, as lines for a person."""
+    """Prevalence, and how good a model can get on the test rows, as lines to print."""
     train, test = cases[cases["split"] == "train"], cases[cases["split"] == "test"]
     seen = test["meta"] + 1.5 * (test["a"] + test["b"])
     lines = [f"melanoma: {train['target'].mean():.1%} of train, {test['target'].mean():.1%} of test"]

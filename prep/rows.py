@@ -1,0 +1,86 @@
+"""What is known before any image is read: every row of the tables with its image file, and a digest of all inputs."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from configs.errors import UserError
+from configs.prep import PrepConfig
+from prep import folds
+from prep.layout import find_pictures
+from prep.metadata import images_per_patient
+from prep.pack import PACKER
+from prep.stage import Encoding
+from prep.tables import merged_table, read_duplicate_pairs, read_extra
+
+# What decides the bytes of a shard set; its path and the number of processes that make it do not.
+OPTIONS = (
+    *("size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"),
+    *("missing", "on_bad", "extra_role", "samples_per_shard"),
+)
+NAME_TAKEN = "the name of an image of the downloads"
+"""Why a row of an outside set is left out."""
+
+
+def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
+    """Every row of the tables with its image file (path, missing where there is none, file_bytes, changed_ns).
+
+    Raises UserError where the tables do not fit, or where images are missing and may not be; with `images` False, none
+    of them has to exist.
+    """
+    folders = [Path(folder) if folder else None for folder in (config.isic2020, config.isic2019, config.master)]
+    rows = merged_table(*folders)
+    rows["n_images"] = images_per_patient(rows)
+    if config.extra:
+        rows = _with_extra(
+            rows, read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train")
+        )
+    rows["subsource"] = folds.subsource(rows)
+    rows = rows.join(find_pictures(rows))
+    wanted = rows["left_out"].isna()
+    absent = wanted & rows["path"].isna()
+    if not wanted.any():
+        raise UserError("the tables name no images: check the CSV files")
+    if images and absent.sum() == wanted.sum():
+        where = rows["file"].fillna(rows["folder"] + os.sep + rows["key"])[absent].iloc[0]
+        raise UserError(
+            f"none of the {wanted.sum():,} images of the tables was found, for example {where}: unpack the images "
+            "there or name the folder that holds them"
+        )
+    if images and absent.any() and config.missing == "fail":
+        names = ", ".join(rows["key"][absent].head(10))
+        raise UserError(
+            f"{absent.sum():,} of {wanted.sum():,} images of the tables are missing in the folders, first {names}; "
+            "complete the download or pass --missing skip; nothing was written"
+        )
+    rows.loc[absent, "left_out"] = "image file missing"
+    return rows
+
+
+def official_pairs(config: PrepConfig) -> pd.DataFrame:
+    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there are none."""
+    return read_duplicate_pairs(Path(config.isic2020) if config.isic2020 else None)
+
+
+def inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
+    """SHA-256 of all that decides the set: tables, names and sizes of the files, official pairs, an outside assignment
+    of folds, options, and the versions of the code and libraries that write images and shards."""
+    facts = rows.drop(columns=["folder", "file", "path", "changed_ns"])
+    tables = hashlib.sha256(pd.util.hash_pandas_object(facts, index=False).to_numpy().tobytes())
+    tables.update(official_pairs(config).to_csv(index=False).encode())
+    if config.folds_file:
+        tables.update(folds.read_folds(Path(config.folds_file), rows).tobytes())
+    options = {name: getattr(config, name) for name in OPTIONS}
+    described = [tables.hexdigest(), options, Encoding.of(config).described(), PACKER]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _with_extra(rows: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
+    """The rows followed by an outside set's; those whose names are taken already are left out."""
+    taken = extra["key"].isin(rows["key"])
+    extra["left_out"] = pd.Series(NAME_TAKEN, extra.index, dtype="str").where(taken)
+    extra["n_images"] = images_per_patient(extra)
+    return pd.concat([rows, extra], ignore_index=True)
