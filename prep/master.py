@@ -36,7 +36,7 @@ def write_master(config: MergeConfig) -> str:
     looked = "with" if config.look else "without"
     return (
         f"{out}: {len(train):,} images, {(train['target'] == 1).sum():,} melanoma; "
-        f"folds made {looked} a look at the pictures; training images (melanoma) by fold and sub-source\n"
+        f"folds made {looked} reading the images; training images (melanoma) by fold and sub-source\n"
         + fold_table(train.assign(left_out=None))
     )
 
