@@ -33,10 +33,10 @@ def write_master(config: MergeConfig) -> str:
     train = table[table["split"] == "train"]
     with written_whole(out) as file:
         file.write(train[list(_COLUMNS)].rename(columns=_COLUMNS).to_csv(index=False).encode())
-    looked = "with" if config.look else "without"
+    when = "after" if config.look else "without"
     return (
         f"{out}: {len(train):,} images, {(train['target'] == 1).sum():,} melanoma; "
-        f"folds made {looked} a look at the pictures; training images (melanoma) by fold and sub-source\n"
+        f"folds made {when} reading the images; training images (melanoma) by fold and sub-source\n"
         + fold_table(train.assign(left_out=None))
     )
 

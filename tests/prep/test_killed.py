@@ -40,11 +40,11 @@ def built(config: PrepConfig) -> float:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> PrepConfig:
-    """A build of 700 images in six chunks and some twenty shards, on two workers."""
+    """A build of 400 images in four chunks and some twenty shards, on two workers."""
     root = tmp_path_factory.mktemp("killed")
-    isic2020, isic2019 = write_isic2020(root / "2020", 400, 60), write_isic2019(root / "2019", 240)
+    isic2020, isic2019 = write_isic2020(root / "2020", 240, 20), write_isic2019(root / "2019", 140)
     config = PrepConfig(isic2020=str(isic2020), isic2019=str(isic2019), out=str(root / "whole"), duplicates="group")
-    return replace(config, size=128, samples_per_shard=40, workers=2)
+    return replace(config, size=128, samples_per_shard=20, workers=2)
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])

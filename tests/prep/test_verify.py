@@ -119,7 +119,7 @@ def test_the_command_says_what_was_checked_and_found_sound(shards: Path, capsys:
 def test_the_command_lists_damage_and_exits_with_one(shards: Path) -> None:
     wanted = in_a_jpeg(shards)
     damaged = subprocess.run(
-        [sys.executable, "prep/verify.py", str(shards), "--workers", "2"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "prep/verify.py", str(shards), "--workers", "1"], cwd=ROOT, capture_output=True, text=True
     )
     assert (damaged.returncode, damaged.stdout) == (1, "")
     assert all(line in damaged.stderr for line in wanted)
