@@ -1,15 +1,18 @@
 # make demo    synthetic data -> shards -> training -> ensemble -> table and pictures, in demo/
-# make test    the tests
+# make test    the tests, but for those that take minutes; make test-long runs these
 # make check   format, lint, types and tests
 # Each sets up .venv by itself: it takes Python 3.11 to 3.13 with pip, nothing else.
 
-.PHONY: demo test lint check clean
+.PHONY: demo test test-long lint check clean
 
 demo: .venv/.done
 	.venv/bin/python -m report.demo
 
 test: .venv/.done
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -m "not long"
+
+test-long: .venv/.done
+	.venv/bin/python -m pytest -m long
 
 lint: .venv/.done
 	.venv/bin/ruff format --check .

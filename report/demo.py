@@ -1,7 +1,7 @@
 """The whole way on synthetic data, in the commands that a user would type: `make demo`, or python -m report.demo.
 
 Data -> shards -> two backbones x two folds, and an image-only and a meta-only member -> submissions -> a table of
-AUCs beside the best possible one. All of it lands in demo/; a second run goes on where the first one stopped.
+AUCs beside the best possible one. All of it is written to demo/; a second run continues where the first one stopped.
 """
 
 import json
@@ -24,7 +24,6 @@ from report.figures import auc_bars, training_curves
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("demo")
 BACKBONES = ("tiny", "test_resnet.r160_in1k")
-FOLDS = (0, 1)
 ABLATIONS = ("image", "meta")
 _RECIPE = "--config configs/tiny.yaml --shards demo/shards"
 
@@ -35,9 +34,7 @@ def commands() -> list[str]:
         "prep/synthetic.py --out demo/data --train 3000 --test 3000",
         "prep/shard.py --isic2020 demo/data/2020 --isic2019 demo/data/2019 --size 64 --out demo/shards",
     ]
-    lines += [
-        f"train.py {_RECIPE} --backbone {name} --fold {fold} --out demo/runs" for name in BACKBONES for fold in FOLDS
-    ]
+    lines += [f"train.py {_RECIPE} --backbone {' '.join(BACKBONES)} --fold 0 1 --out demo/runs"]
     lines += [f"train.py {_RECIPE} --fold 0 --model.inputs {kind} --out demo/ablation/{kind}" for kind in ABLATIONS]
     lines += ["infer.py --ensemble --runs demo/runs --shards demo/shards --out demo/submissions"]
     lines += ["infer.py --runs demo/ablation --shards demo/shards --out demo/submissions"]
@@ -94,8 +91,9 @@ def coverage(auc: float, best: float) -> float:
 def _print(
     console: Console, estimates: dict[str, Estimate], best: Estimate, paired: dict[str, Estimate], minutes: float
 ) -> None:
-    table = Table(title=f"AUC on the synthetic test images ({minutes:.1f} minutes in all)", title_justify="left")
-    for heading in ("member", "AUC", "95 % interval", "of the way from 0.5 to the best"):
+    title = f"AUC on the synthetic test images, and its share of the way from 0.5 to the best ({minutes:.1f} minutes)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("member", "AUC", "95 % interval", "share"):
         table.add_column(heading, justify="left" if heading == "member" else "right")
     for name, estimate in {**estimates, "best possible": best}.items():
         interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
@@ -107,7 +105,7 @@ def _print(
             f"{estimate.high:+.3f})",
             highlight=False,
         )
-    console.print(f"Pictures, submissions and results.json lie in {OUT}/", highlight=False)
+    console.print(f"Figures, submissions and results.json are in {OUT}/", highlight=False)
 
 
 def _score(file: Path, names: pd.Index) -> np.ndarray:

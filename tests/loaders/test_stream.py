@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import reference_samples
 from streams import (
     BATCH,
     CPU,
@@ -29,7 +30,6 @@ from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.placement import chosen_placement
 from loaders.reader import Reader
-from loaders.reference import reference_samples
 from loaders.request import Request, train_requests
 from loaders.shards import ShardSet
 from loaders.source import Source

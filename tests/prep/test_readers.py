@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import simplejpeg
 import webdataset
+from reference import reference_samples
 
-from loaders.reference import reference_samples
 from loaders.shards import ShardSet
 
 Facts = dict[str, Any]

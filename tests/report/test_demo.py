@@ -8,6 +8,7 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import report.demo as demo
+from configs.grid import parse_grid
 
 
 @pytest.fixture
@@ -46,7 +47,21 @@ def test_submissions_are_judged_by_image_name_against_the_truth(predicted: pd.Da
 def test_the_demo_trains_two_backbones_on_two_folds_and_both_ablations() -> None:
     lines = demo.commands()
     trained = [line for line in lines if line.startswith("train.py")]
-    assert len(trained) == 6
+    members = [config for line in trained for config in parse_grid(line.split()[1:], prog="train.py", description="")]
+    assert len({(config.backbone, config.fold, config.model.inputs) for config in members}) == 6
+    assert {config.optim.lr for config in members} == {3e-3}, "the recipe of tiny, whatever the backbone"
     assert [line.split(".py")[0] for line in lines[:2]] == ["prep/synthetic", "prep/shard"]
     assert sum("--model.inputs" in line for line in trained) == 2
     assert not any("truth" in line for line in lines)
+
+
+def test_the_table_shows_whole_names_at_80_columns(
+    predicted: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{backbone}_fold{fold}" for backbone in demo.BACKBONES for fold in (0, 1)]
+    for name in names:
+        predicted[["image_name", "target"]].to_csv(tmp_path / "submissions" / f"submission_{name}.csv", index=False)
+    demo.judge(Console(width=80), minutes=1.0)
+    said = capsys.readouterr().out
+    assert all(f" {name} " in said for name in [*names, "image_tiny_fold0", "best possible"])
+    assert max(map(len, said.splitlines())) <= 80
