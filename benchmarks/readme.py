@@ -65,7 +65,7 @@ def _training(record: Record) -> list[tuple[str, str, str]]:
         "step": "the step bounds it",
         "loader": "the loader bounds it",
         "sharing": "both share the machine",
-        "unclear": "too noisy to tell",
+        "tie": "the step bounds it, as far as these rounds tell",
     }
     rate = one.images_per_s["real"]
     words = (

@@ -87,7 +87,7 @@ class TrainingFigures:
     first_step_s: float
     """From the open session, compilation behind it, to the end of the first step, in seconds."""
     bound: str
-    """step, loader, sharing or unclear."""
+    """step, loader, sharing or tie (loaders/verdict.py)."""
     verdict: str
     """What bounds this run and which setting to change."""
     work: "Work"

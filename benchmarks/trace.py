@@ -3,9 +3,7 @@
 import gzip
 import json
 import os
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +14,11 @@ from benchmarks.training import endless
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 from engine.session import Session, open_session
-from loaders.meter import StageClock
+from loaders.meter import Span
 
 STEPS = 20
 _WARM_UP = 3
 _MARK = "clocks compared"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """What a thread of the loader did, in seconds of time.perf_counter."""
-
-    stage: str
-    thread: int
-    name: str
-    begin: float
-    seconds: float
-
-
-class TracingClock(StageClock):
-    """A StageClock that also keeps when and where each time was spent, while `recording`.
-
-    A task goes through its stages sample by sample; the spans show their sums, one after the other.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recording = False
-        self.spans: list[Span] = []
-
-    def add(self, **seconds: float) -> None:
-        """Count, and keep the spans that end now."""
-        super().add(**seconds)
-        if self.recording:
-            begin = time.perf_counter() - sum(seconds.values())
-            thread = threading.current_thread()
-            for stage, spent in seconds.items():
-                self.spans.append(
-                    Span(stage=stage, thread=thread.native_id or 0, name=thread.name, begin=begin, seconds=spent)
-                )
-                begin += spent
 
 
 def trace(config: TrainConfig, ranks: Ranks, path: Path) -> None:
@@ -68,8 +31,6 @@ def trace(config: TrainConfig, ranks: Ranks, path: Path) -> None:
 
 
 def _write(session: Session, path: Path) -> None:
-    clock = TracingClock()
-    session.loader.source.clock = clock
     session.model.train()
     stream = endless(session)
     for _ in range(_WARM_UP):
@@ -77,7 +38,7 @@ def _write(session: Session, path: Path) -> None:
     activities = [ProfilerActivity.CPU]
     if session.ranks.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    clock.recording = True
+    spans = session.loader.source.clock.record()
     with profile(activities=activities) as profiler:
         with record_function(_MARK):
             mark = time.perf_counter()
@@ -86,13 +47,12 @@ def _write(session: Session, path: Path) -> None:
                 _traced_step(session, stream)
         if session.ranks.device.type == "cuda":
             torch.cuda.synchronize(session.ranks.device)
-    clock.recording = False
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = path.with_name(f".{path.name}.json")
     profiler.export_chrome_trace(str(plain))
     content = json.loads(plain.read_text())
     plain.unlink()
-    content["traceEvents"] += _events(clock.spans, content["traceEvents"], mark)
+    content["traceEvents"] += _events(list(spans), content["traceEvents"], mark)
     text = json.dumps(content).encode()
     path.write_bytes(gzip.compress(text, 5) if path.suffix == ".gz" else text)
 

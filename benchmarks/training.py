@@ -21,8 +21,7 @@ import torch
 from benchmarks.limits import Reach, shares
 from benchmarks.record import TrainingFigures
 from benchmarks.trainer import export
-from benchmarks.turns import in_turns, noise, ratio, spread
-from benchmarks.verdict import Fed, verdict
+from benchmarks.turns import in_turns, interval, noise, ratio, ratios, spread
 from benchmarks.work import step_work
 from configs.cli import parse, with_recipe
 from configs.errors import UserError
@@ -32,6 +31,7 @@ from engine.distributed import Ranks
 from engine.session import Session
 from loaders.meter import LoadReport, WaitMeter
 from loaders.stream import TENSORS, Batch
+from loaders.verdict import Feed, verdict
 
 _EPOCHS = 1000  # more than any measurement takes: the schedule must not end
 _REPLAYED = 8  # batches kept
@@ -78,18 +78,15 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
     stages = {name: round(median(one.stage_us[name] for one in fed.reports), 1) for name in fed.reports[0].stage_us}
     saturation = ratio(rates["real"], rates["replayed"])
     utilisation = spread([1 - (one.waiting if one.gpu_idle is None else one.gpu_idle) for one in fed.reports])
-    bound, words = verdict(
-        Fed(
-            **{name: median(rates[name]) for name in ("loader", "resident", "replayed", "real")},
-            saturation=saturation.median,
-            noise=control,
-            waiting=1 - utilisation.median,
-            stage_us=stages,
-            placement=session.loader.placement,
-            cache=config.loader.cache,
-            cores=usable_cores(),
-            on_gpu=on_gpu,
-        )
+    own = {name: median(rates[name]) for name in ("loader", "replayed", "real")}
+    feed = Feed(
+        kept=saturation.median,
+        interval=interval(ratios(rates["real"], rates["replayed"])),
+        loader_alone=own["loader"] / own["replayed"],
+        stage_us=stages,
+        placement=session.loader.placement,
+        cache=config.loader.cache,
+        on_gpu=on_gpu,
     )
     peak = torch.cuda.max_memory_reserved() if on_gpu else 0  # before the work is counted, in a step of its own
     work = step_work(session, kept[0])
@@ -107,10 +104,21 @@ def measured(session: Session, ranks: Ranks, reach: Reach, *, rounds: int, secon
         utilisation=utilisation,
         stage_us=stages,
         first_step_s=round(first, 2),
-        bound=bound,
-        verdict=words,
+        bound=feed.bound,
+        verdict=verdict(feed, _rates(own, feed)),
         work=shares(work, median(rates["resident"]), reach),
         peak_gpu_gib=round(peak / 2**30, 2) if on_gpu else None,
+    )
+
+
+def _rates(own: dict[str, float], feed: Feed) -> str:
+    low, high = feed.interval or (feed.kept, feed.kept)
+    loader, alone, real = (
+        f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in (own["loader"], own["replayed"], own["real"])
+    )
+    return (
+        f"{real} images/s, and {alone} without data loading (saturation {feed.kept:.2f}, 90 % interval {low:.2f} to "
+        f"{high:.2f}); the loader alone makes {loader}"
     )
 
 

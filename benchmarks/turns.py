@@ -46,28 +46,29 @@ def in_turns(contenders: Mapping[Key, Callable[[], float]], rounds: int) -> dict
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
     """`one` as a multiple of `other`, round by round."""
-    return spread(_ratios(one, other))
+    return spread(ratios(one, other))
 
 
 def noise(first: Sequence[float], again: Sequence[float]) -> float:
     """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1, as a share:
     the further end of its interval.
     """
-    return max(abs(end - 1) for end in _interval(_ratios(again, first)))
+    return max(abs(end - 1) for end in interval(ratios(again, first)))
 
 
 def is_tie(one: Sequence[float], other: Sequence[float], control: float) -> bool:
     """Whether the median ratio of the two, round by round, is no further from 1 than the control, or may be 1."""
-    ratios = _ratios(one, other)
-    low, high = _interval(ratios)
-    return abs(median(ratios) - 1) <= control or low <= 1 <= high
+    found = ratios(one, other)
+    low, high = interval(found)
+    return abs(median(found) - 1) <= control or low <= 1 <= high
 
 
-def _ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
+def ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """`one` as a multiple of `other`, a figure for each round."""
     return [a / b for a, b in zip(one, other, strict=True)]
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 90 % interval of the median by order statistics (scipy.stats.quantile_test).
 
     With up to seven values that is their range, with more an inner part of it, so that measuring longer tells smaller

@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,104 +16,42 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression
 
-import loaders.host
 from benchmarks import limits, scaling, throughput, trace, training
 from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, ground
 from benchmarks.process import LoaderProcess
-from benchmarks.record import TrainingFigures, read
-from benchmarks.verdict import Fed, verdict
+from benchmarks.record import read
 from benchmarks.work import ByteCounter, model_work
 from configs.errors import UserError
-from engine.distributed import Ranks, joined_ranks
-from engine.session import Session, open_session
+from engine.distributed import joined_ranks
+from engine.step import blank_batch
 from loaders.shards import ShardSet
+from loaders.stream import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
-REACH = limits.Reach(flops=1e11, bytes=1e10)
 
 
-@contextmanager
-def session_of(shards: Path, out: Path) -> Iterator[tuple[Session, Ranks]]:
-    words = [f"--shards={shards}", "--batch-size=8", "--device=cpu", "--loader.threads=2", "--loader.placement=host"]
-    config = training.train_config(words, "test_resnet.r160_in1k", out)
-    with joined_ranks("cpu") as ranks, open_session(config, ranks) as session:
-        yield session, ranks
+def test_a_turn_gives_the_images_a_second_after_its_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    batch = blank_batch(8, 8, 9, torch.device("cpu"))
+    made = []
 
+    def stream() -> Iterator[Batch]:
+        for waited in chain([5.0] * 2, repeat(0.25)):
+            clock[0] += waited
+            made.append(waited)
+            yield batch
 
-def figures(shards: Path, out: Path, *, step_sleeps: float = 0.0) -> TrainingFigures:
-    with session_of(shards, out) as (session, ranks):
-        gradients = session.gradients
+    def step(_: Batch) -> None:
+        clock[0] += 0.15
 
-        def slowed(batch: Any) -> torch.Tensor:
-            time.sleep(step_sleeps)
-            return gradients(batch)
-
-        session.gradients = slowed
-        return training.measured(session, ranks, REACH, rounds=3, seconds=0.3)
-
-
-def clear(measure: Callable[[], TrainingFigures]) -> TrainingFigures:
-    """The first of three measurements with a verdict: on a busy machine none is right."""
-    for _ in range(3):
-        found = measure()
-        if found.bound != "unclear":
-            return found
-    pytest.skip(f"too busy a machine for a verdict: {found.verdict}")
-
-
-def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = loaders.host.finish
-
-    def slowed(*arguments: Any) -> None:
-        time.sleep(0.06)  # two threads share a batch of 8: 0.24 s for a step of a tenth of that
-        finish(*arguments)
-
-    monkeypatch.setattr(loaders.host, "finish", slowed)
-    found = clear(lambda: figures(shard_folder, tmp_path))
-    assert found.bound == "loader", found
-    assert found.saturation.median < 0.7
-    assert found.utilisation.median < 0.7
-    assert found.verdict.startswith("The loader bounds this run")
-    assert "most of an image's" in found.verdict
-    assert "is augment" in found.verdict
-
-
-def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> None:
-    found = clear(lambda: figures(shard_folder, tmp_path, step_sleeps=0.15))
-    assert found.bound == "step", found
-    assert found.saturation.median > 0.85
-    assert found.utilisation.median > 0.9
-    assert found.images_per_s["loader"].low > 2 * found.images_per_s["real"].high
-
-
-FED = Fed(
-    loader=900.0, resident=1000.0, replayed=1000.0, real=700.0, saturation=0.7, noise=0.02, waiting=0.3, cores=2,
-    stage_us={"read": 1.0, "decode": 200.0, "augment": 20.0, "copy": 1.0}, placement="host", cache="none", on_gpu=False,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "bound", "said"),
-    [
-        ({}, "loader", "alone it makes 900 img/s.*decode once with --loader.cache ram"),
-        ({"loader": 5000.0, "waiting": 0.05}, "sharing", "although the loader alone makes 5,000 img/s"),
-        (
-            {"waiting": 0.001, "cores": 64},
-            "unclear",
-            "for data 0.1% of the time and .* 0.2% of the cores, which",
-        ),
-        ({"waiting": 0.001, "cores": 64, "on_gpu": True, "loader": 5000.0}, "sharing", "Loader and step share this"),
-        ({"placement": "dali-gpu", "on_gpu": True, "loader": 5000.0}, "sharing", "share the GPU.*--loader.decode cpu"),
-        ({"placement": "dali-gpu", "on_gpu": True}, "loader", "in the loader is decode: decode once with .*cache gpu"),
-        ({"noise": 0.35}, "unclear", "a tie, because the same step twice may differ by 35%"),
-        ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
-        ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
-    ],
-)
-def test_the_verdict_follows_from_the_rates(changes: dict[str, Any], bound: str, said: str) -> None:
-    found, words = verdict(replace(FED, **changes))
-    assert found == bound
-    assert re.search(said, words), words
+    with joined_ranks("cpu") as ranks:
+        way = training._Turns(stream, step, ranks, seconds=4.0, margin=2)
+        assert way() == pytest.approx(8 / 0.4)
+        assert way.steps == 10, "as many as the first turn says that the seconds take"
+        made.clear()
+        assert way() == pytest.approx(8 / 0.4)
+        assert len(made) == 12
 
 
 @pytest.fixture(scope="module")
