@@ -1,9 +1,6 @@
 """The lab on the smallest set: the verdict, the record, and what becomes of a loader that fails."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -210,68 +207,3 @@ def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     assert len(large) == 500
     kept = np.flatnonzero(rows[: len(small)] >= 0)
     assert bytes(large.jpeg(499)) == bytes(small.jpeg(int(kept[499 % len(kept)])))
-
-
-def test_every_step_of_gpu_qualify_runs_at_toy_size_and_only_once(tmp_path: Path) -> None:
-    words = ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path), "--dry"]
-    environment = {**os.environ, "PYTHON": sys.executable, "WORK": str(tmp_path / "work")}
-    first = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert first.returncode == 0, first.stdout + first.stderr
-    steps = [line.split("\t") for line in (tmp_path / "steps.tsv").read_text().splitlines()]
-    names = ["synthetic", "shard", "tests", "step_tiny", "epoch", "fold", "loaders", "loaders_flips", "autotuned"]
-    assert [(name, verdict) for name, verdict, _ in steps] == [(name, "passed") for name in names]
-    found = {name: read(tmp_path / f"throughput_{name}.json") for name in ("tiny", "loaders_flips", "autotuned")}
-    assert found["autotuned"].training is not None
-    assert found["autotuned"].training.plain_images_per_s
-    assert {one.workload for one in found["loaders_flips"].loaders} == {"flips"}
-    assert not [one.failed for one in found["loaders_flips"].loaders if one.failed]
-    assert (tmp_path / "trace.json.gz").stat().st_size < 16 * 2**20
-    again = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
-    assert again.returncode == 0
-    assert again.stdout == ""
-
-
-FAKE = """#!/bin/sh
-case "$*" in
-  *"-m pytest"*) exit $(cat "$(dirname "$0")/tests_exit_with") ;;
-  *"--out "*.json) for last; do :; done; echo {} >"$last" ;;
-esac
-"""
-
-
-def test_gpu_qualify_keeps_to_its_budget_and_takes_what_failed_last(tmp_path: Path) -> None:
-    """With an interpreter that does nothing and takes no time, as if there were a GPU."""
-    (tmp_path / "tests_exit_with").write_text("1")
-    (tmp_path / "python").write_text(FAKE)
-    (tmp_path / "python").chmod(0o755)
-
-    def call(budget: int) -> tuple[int, str, list[str]]:
-        words = ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path / "out"), str(tmp_path / "shards")]
-        places = {"PYTHON": str(tmp_path / "python"), "WORK": str(tmp_path / "work"), "BUDGET": str(budget)}
-        done = subprocess.run(
-            words, cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, check=False, timeout=60
-        )
-        lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
-        return done.returncode, done.stdout, [f"{name} {verdict}" for name, verdict, _ in lines]
-
-    code, said, ran = call(1)
-    assert (code, ran) == (3, [])
-    assert "left for another call: tests step_efficientnet_b1 step_resnest50" in said
-    code, said, ran = call(100)
-    assert (code, ran[0], ran[-1], len(ran)) == (1, "tests FAILED", "fold passed", 7)
-    assert "left for another call: loaders loaders_flips autotuned" in said
-    assert (tmp_path / "out" / "throughput_resnest50.json").is_file()
-    assert call(1000)[::2] == (1, ["loaders passed", "loaders_flips passed", "autotuned passed", "tests FAILED"])
-    (tmp_path / "tests_exit_with").write_text("0")
-    assert call(1000)[::2] == (0, ["tests passed"])
-    assert call(1000) == (0, "", [])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpu_qualify_needs_a_gpu_or_dry(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "torch sees no GPU here" in done.stderr
