@@ -22,8 +22,8 @@ CONTRACT = (
 _QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
 
 
-class Pictures:
-    """Decoded pictures and targets, to be written."""
+class Images:
+    """Decoded images and targets, to be written."""
 
     def __init__(self, job: Job) -> None:
         self.paths, self.targets = job.files()
@@ -32,7 +32,7 @@ class Pictures:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> tuple[Any, float]:
-        return pixels.read(self.paths[number]), self.targets[number]
+        return pixels.decode(pixels.read(self.paths[number])), self.targets[number]
 
 
 class Augment(torch.nn.Module):
@@ -49,17 +49,15 @@ class Augment(torch.nn.Module):
             for image in part:
                 image[...] = pixels.full(image)
 
-        pictures = images.numpy()
-        list(self._pool.map(augment, [pictures[first :: self._threads] for first in range(self._threads)]))
+        list(self._pool.map(augment, [images.numpy()[first :: self._threads] for first in range(self._threads)]))
         return images
 
 
 def prepare(job: Job) -> None:
     """Write the .beton file."""
     mode = job.options["variant"]
-    encoding = {"write_mode": mode, "jpeg_quality": _QUALITY} if mode == "jpg" else {"write_mode": mode}
-    fields = {"image": RGBImageField(**encoding), "target": FloatField()}
-    DatasetWriter(str(job.own / "data.beton"), fields, num_workers=job.threads).from_indexed_dataset(Pictures(job))
+    fields = {"image": RGBImageField(write_mode=mode, jpeg_quality=_QUALITY), "target": FloatField()}
+    DatasetWriter(str(job.own / "data.beton"), fields, num_workers=job.threads).from_indexed_dataset(Images(job))
 
 
 def epochs(job: Job) -> Epochs:

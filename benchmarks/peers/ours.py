@@ -1,10 +1,8 @@
 """Our own stream. Options: placement, cache, decode, prefetch; rank and world_size for a share of each batch."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +16,8 @@ from loaders.stream import batches, train_requests
 
 PACKAGES = ("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130")
 CONTRACT = "pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified"
-_ONLY_FLIPS = AugmentConfig(
-    quarter_turn=0.0,
-    shift_scale_rotate=0.0,
-    hue_saturation_value=0.0,
-    brightness_contrast=0.0,
-    coarse_dropout=0.0,
-    meta_dropout=0.0,
-)
+_BEYOND_FLIPS = ("quarter_turn", "shift_scale_rotate", "hue_saturation_value", "brightness_contrast", "coarse_dropout")
+_ONLY_FLIPS = AugmentConfig(meta_dropout=0.0, **dict.fromkeys(_BEYOND_FLIPS, 0.0))
 _EPOCHS = 1_000_000
 
 
@@ -46,9 +38,4 @@ def epochs(job: Job) -> Epochs:
         requests = train_requests(rows, partition, augment, seed=job.seed, size=shards.size, epochs=range(_EPOCHS))
         stream = batches(shards, "clinical", loader.renderer(job.batch_size), requests, device)
         for _, epoch in groupby(stream, key=lambda batch: batch.epoch):
-            yield _pairs(epoch)
-
-
-def _pairs(epoch: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-    for batch in epoch:
-        yield batch.image, batch.target
+            yield ((batch.image, batch.target) for batch in epoch)

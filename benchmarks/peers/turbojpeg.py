@@ -24,7 +24,7 @@ _TOGETHER = 32
 
 
 def epochs(job: Job) -> Epochs:
-    """One endless epoch; each item stands for _TOGETHER decoded pictures."""
+    """One endless epoch; each item stands for _TOGETHER decoded images."""
     shards = ShardSet(Path(job.shards))
     jpegs = [bytes(jpeg) for jpeg in shards.jpegs(np.flatnonzero(shards.fold >= 0)[: 8 * 2048])]
     own = local()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.contenders import PEERS, Contender, Ground, ground, ours
+from benchmarks.contenders import LIMIT, PEERS, Contender, Setup, ours, setup
 from configs.errors import UserError
 from loaders.reference import reference_samples
 from loaders.shards import ShardSet
@@ -39,12 +39,12 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    work = tmp_path_factory.mktemp("ground")
-    return ground(shard_folder, work, size=64, device="cpu", batch_size=BATCH, threads=2)
+def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    work = tmp_path_factory.mktemp("setup")
+    return setup(shard_folder, work, size=64, device="cpu", batch_size=BATCH, threads=2)
 
 
-def epochs(place: Ground, some: list[Contender], workload: str) -> dict[str, Any]:
+def epochs(place: Setup, some: list[Contender], workload: str) -> dict[str, Any]:
     """Pictures and targets of one epoch of each, by name."""
     jobs = []
     for one in some:
@@ -88,11 +88,11 @@ def reference(shard_folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([one["image"].numpy() for one in samples]), np.array([one["target"] for one in samples])
 
 
-def test_all_of_this_environment_give_every_picture_once_flipped(place: Ground, shard_folder: Path) -> None:
+def test_all_of_this_environment_give_every_picture_once_flipped(place: Setup, shard_folder: Path) -> None:
     stored, targets = reference(shard_folder)
     some = [one for one in PEERS if not one.environment and one.adapter != "dali_reader"]
     some += [
-        ours("cpu", "none")[0],
+        ours("cpu", "quick")[0],
         next(one for one in PEERS if one.adapter == "dali_reader"),
     ]  # DALI last: its threads
     found = epochs(place, some, "flips")
@@ -105,10 +105,10 @@ def test_all_of_this_environment_give_every_picture_once_flipped(place: Ground, 
         assert len(set(seen)) > 100, one.name
 
 
-def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Ground, shard_folder: Path) -> None:
+def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Setup, shard_folder: Path) -> None:
     stored, _ = reference(shard_folder)
     some = [one for one in PEERS if one.name in ("torch DataLoader, simplejpeg", "torch DataLoader, albumentations")]
-    for name, found in epochs(place, [*some, ours("cpu", "none")[0]], "full").items():
+    for name, found in epochs(place, [*some, ours("cpu", "quick")[0]], "full").items():
         assert found["images"].shape == stored.shape, name
         black = (found["images"] == 0).all(axis=-1).mean()
         assert 0.02 < black < 0.2, (name, "holes and empty corners")
@@ -116,7 +116,7 @@ def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Gr
 
 
 @pytest.mark.parametrize("one", [one for one in PEERS if one.environment], ids=lambda one: one.name)
-def test_those_of_other_environments_give_every_picture(one: Contender, place: Ground, shard_folder: Path) -> None:
+def test_those_of_other_environments_give_every_picture(one: Contender, place: Setup, shard_folder: Path) -> None:
     try:
         one.python()
     except UserError as error:
@@ -138,5 +138,5 @@ def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatc
 
 
 def test_adapters_are_short() -> None:
-    for name in {one.adapter for one in [*PEERS, *ours("cpu", "all")]}:
+    for name in {one.adapter for one in [LIMIT, *PEERS, *ours("cpu", "all")]}:
         assert len((ROOT / "benchmarks" / "peers" / f"{name}.py").read_text().splitlines()) < 80, name

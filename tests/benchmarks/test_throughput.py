@@ -11,18 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
 
-from benchmarks import limits, scaling, throughput, trace, training
-from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, ground
+from benchmarks import limits, results, scaling, throughput, trace, training
+from benchmarks.contenders import AGAIN, LIMIT, OURS, PEERS, Contender, setup
 from benchmarks.process import LoaderProcess
 from benchmarks.record import read
-from benchmarks.work import ByteCounter, model_work
 from configs.errors import UserError
-from engine.distributed import joined_ranks
+from configs.schema import ModelConfig
 from engine.step import blank_batch
 from loaders.shards import ShardSet
 from loaders.stream import Batch
+from models.fusion import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,13 +41,12 @@ def test_a_turn_gives_the_images_a_second_after_its_margin(monkeypatch: pytest.M
     def step(_: Batch) -> None:
         clock[0] += 0.15
 
-    with joined_ranks("cpu") as ranks:
-        way = training._Turns(stream, step, ranks, seconds=4.0, margin=2)
-        assert way() == pytest.approx(8 / 0.4)
-        assert way.steps == 10, "as many as the first turn says that the seconds take"
-        made.clear()
-        assert way() == pytest.approx(8 / 0.4)
-        assert len(made) == 12
+    way = training.Feeding(stream, step, torch.device("cpu"), seconds=4.0, margin=2)
+    assert way() == pytest.approx(8 / 0.4)
+    assert way.steps == 10, "as many as the first turn says that the seconds take"
+    made.clear()
+    assert way() == pytest.approx(8 / 0.4)
+    assert len(made) == 12
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +58,8 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Contender(name="absent", adapter="ffcv_loader", environment="no such", quick=True),
         Contender(name="broken", adapter="no_such_adapter", quick=True),
     )
-    words = [
-        "--shards",
-        str(shard_folder),
-        "--backbone",
-        "test_resnet.r160_in1k",
-        "--batch-size",
-        "8",
-        "--device",
-        "cpu",
-    ]
+    words = ["--shards", str(shard_folder), "--backbone", "test_resnet.r160_in1k", "--batch-size", "8"]
+    words += ["--device", "cpu"]
     words += ["--loader-batch-size", "8", "--rounds", "2", "--seconds", "0.05", "--work", str(folder / "work")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.comparison.PEERS", peers)
@@ -77,19 +67,17 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_record_has_every_part_and_reads_back(lab: Path) -> None:
     found = read(lab / "record.json")
     assert found.training is not None
     assert found.limits is not None
     assert set(found.training.images_per_s) == {"loader", "resident", "replayed", "real"}
     assert found.noise["full"] > 0
-    assert all(value.median > 0 for value in found.limits.memory_gb_per_s.values())
+    assert {"matrix_tflops", "memory_gb_per_s"} <= set(found.limits)
+    assert all(limit.median > 0 for limit in found.limits.values())
+    assert all(value > 0 for value in (*found.costs.values(), *found.training.roofline.values()))
     by_name = {one.name: one for one in found.loaders}
-    ours, again, limit = (
-        by_name[OURS],
-        by_name[AGAIN],
-        by_name["libjpeg-turbo alone, threads: 1"],
-    )
+    ours, again, limit = (by_name[name] for name in (OURS, AGAIN, LIMIT.name))
     assert ours.of_ours is not None
     assert ours.of_ours.median == 1.0
     assert again.of_ours is not None
@@ -98,9 +86,8 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     assert by_name["torch DataLoader, simplejpeg"].memory_mib
     assert by_name["torch DataLoader, simplejpeg"].versions["torch"] == torch.__version__
     assert str(lab) not in (lab / "record.json").read_text(), "no path of this machine"
-    throughput.show(found)
-    said = capsys.readouterr().out
-    assert found.training.verdict in said
+    said = "\n".join(results.throughput(found))
+    assert f"> {found.training.verdict}" in said
     assert "ours, measured again" in said
 
 
@@ -110,7 +97,7 @@ def test_what_was_measured_is_kept_where_our_own_loader_fails(
     def failing(*_: Any, **__: Any) -> Any:
         raise UserError("ours: no answer within 180 s")
 
-    monkeypatch.setattr("benchmarks.comparison.compared", failing)
+    monkeypatch.setattr("benchmarks.throughput.compared", failing)
     words = ["--shards", str(shard_folder), "--backbone", "test_resnet.r160_in1k", "--batch-size", "8"]
     words += ["--device", "cpu", "--rounds", "1", "--seconds", "0.01", "--work", str(tmp_path / "work")]
     with pytest.raises(UserError, match=r"no answer within 180 s; what was measured before is kept in .*record.json"):
@@ -146,13 +133,13 @@ def states(pids: list[int]) -> list[str]:
 
 
 def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
-    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     one = next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg")
     process = LoaderProcess(one.adapter, place.job(one, "flips"), log=tmp_path / "log")
     process.imported()
     process.open()
-    assert process.turn(0.05).images > 0
-    pids = [int(path.name) for path in process._processes()]
+    assert process.run(0.05).images > 0
+    pids = [int(path.name) for path in process.processes()]
     assert len(pids) == 3, "itself and two workers"
     deadline = time.monotonic() + 10
     while states(pids) != ["T"] * 3 and time.monotonic() < deadline:
@@ -165,43 +152,35 @@ def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: P
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_the_work_of_a_model_is_the_published_one() -> None:
-    work = model_work("efficientnet_b1", 240)
-    assert work.parameters_m == pytest.approx(6.587681, abs=1e-3)
-    # timm's published table, for the backbone with its classifier: 0.71 GMACs, 10.88 M activations.
-    assert work.gmacs == pytest.approx(0.71, rel=0.08)
-    assert work.activations_m == pytest.approx(10.88, rel=0.02)
+def test_the_operations_of_a_model_are_the_published_ones() -> None:
+    model = build_model("efficientnet_b1", ModelConfig(), size=240, meta_features=11, weights="none")
+    gflop = limits.forward_gflop(model, torch.zeros(1, 240, 240, 3, dtype=torch.uint8), torch.zeros(1, 11))
+    # timm's published table, for the backbone with its classifier: 0.71 GMACs.
+    assert gflop / 2 == pytest.approx(0.71, rel=0.08)
+    assert model.training
 
 
 def test_bytes_are_those_that_operators_read_and_write() -> None:
-    one, other = torch.ones(1000), torch.ones(1000)
-    with ByteCounter() as counter:
-        _ = (one + other).view(10, 100)
+    left, right = torch.ones(1000), torch.ones(1000)
+    with limits.ByteCounter() as counter:
+        _ = (left + right).view(10, 100)
     assert counter.bytes == 3 * 4000
 
 
 def test_dalis_decoder_alone_is_timed(shard_folder: Path) -> None:
     shards = ShardSet(shard_folder)
-    assert limits.decoding(shards, "cpu")(1) > 0
+    assert limits.decoding(shards, "cpu", batches=1)() > 0
     shards.close()
 
 
-def test_a_line_is_that_of_least_squares() -> None:
-    x = np.array([1.0, 2.0, 4.0, 8.0])
-    assert scaling.line(x, 3 + 2 * x, np.ones(4)) == pytest.approx((3.0, 2.0))
-    noisy = 3 + 2 * x + np.array([1.0, -1.0, 1.0, -1.0])
-    fit = LinearRegression().fit(x[:, None], noisy, noisy**-2)
-    assert scaling.line(x, noisy, 1 / noisy) == pytest.approx((fit.intercept_, fit.coef_[0]))
-
-
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
-    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))
     found = scaling.sweeps(place, sizes, rounds=1, seconds=0.02, say=lambda _: None)
     assert [one.name for one in found] == ["threads", "ranks", "batch", "size", "samples"]
     assert [[point.x for point in one.points] for one in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
     assert all(point.y.median > 0 and point.memory_mib for one in found for point in one.points)
-    assert [(one.fitted, one.off) for one in found] == [(1, None), (1, None), (2, None), (1, None), (2, None)]
+    assert [sweep.fitted for sweep in found] == [1, 1, 2, 1, 2]
     large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
     rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
     assert len(large) == 500
