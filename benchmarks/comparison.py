@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
-from typing import Any
 
 from benchmarks.contenders import AGAIN, LIMIT, OURS, PEERS, Contender, Peers, Setup, ours
 from benchmarks.process import LoaderProcess, Round
@@ -21,7 +20,7 @@ class Measurement:
     contender: Contender
     workload: str
     failed: str = ""
-    disk_mib: float = 0.0
+    disk_mib: float | None = None
     process: LoaderProcess = field(init=False)
     rounds: list[Round] = field(default_factory=list)
 
@@ -33,9 +32,10 @@ class Measurement:
     def start(self, setup: Setup, opened: ExitStack) -> None:
         """Write what it reads, and let its process import."""
         self.disk_mib = setup.prepare(self.contender)
-        name, python = self.contender.name, self.contender.python()
-        log, job = setup.work / "logs" / f"{name}, {self.workload}.log", setup.job(self.contender, self.workload)
-        self.process = opened.enter_context(closing(LoaderProcess(self.contender.adapter, job, python=python, log=log)))
+        log, job = f"{self.contender.name}, {self.workload}.log", setup.job(self.contender, self.workload)
+        adapter, python = self.contender.adapter, self.contender.python()
+        self.process = LoaderProcess(adapter, job, python=python, log=setup.work / "logs" / log)
+        opened.enter_context(closing(self.process))
 
     def attempt(self, step: "Callable[[Measurement], object]") -> float:
         """Take a step unless one failed before; only what all others are compared with may not fail."""
@@ -62,7 +62,7 @@ def compared(
     controls: dict[str, float] = {}
     for workload in workloads:
         chosen = [peer for peer in PEERS if peers == "all" or peer.quick]
-        found = [Measurement(contender, workload) for contender in (LIMIT, *ours(setup.device, peers), *chosen)]
+        found = [Measurement(contender, workload) for contender in (LIMIT, *ours(setup.common.device, peers), *chosen)]
         say(f"starting {len(found)} loaders: {workload}")
         with ExitStack() as opened:
             steps: tuple[Callable[[Measurement], object], ...] = (
@@ -79,7 +79,7 @@ def compared(
         by_name = {each.contender.name: each for each in found}
         controls[workload] = noise(by_name[OURS].rates, by_name[AGAIN].rates)
         beside = by_name[LIMIT.name].rates, by_name[OURS].rates, controls[workload]
-        figures += [_figures(each, setup.threads, *beside) for each in found]
+        figures += [_figures(each, *beside) for each in found]
     return figures, controls
 
 
@@ -87,26 +87,23 @@ def _round(seconds: float) -> Callable[[Measurement], None]:
     return lambda each: each.rounds.append(each.process.run(seconds))
 
 
-def _figures(
-    found: Measurement, threads: int, limit: list[float], default: list[float], control: float
-) -> LoaderFigures:
-    contender = found.contender
-    names: dict[str, Any] = {"name": contender.name, "kind": contender.kind, "workload": found.workload}
+def _figures(found: Measurement, limit: list[float], default: list[float], control: float) -> LoaderFigures:
+    contender, rates = found.contender, found.rates
+    figures = LoaderFigures(
+        name=contender.name, kind=contender.kind, workload=found.workload, failed=found.failed, pixels=contender.pixels
+    )
     if found.failed:
-        return LoaderFigures(**names, failed=found.failed)
-    process, waits = found.process, [wait for each in found.rounds for wait in each.epoch_waits_s]
-    bare = contender.kind == "limit"
-    return LoaderFigures(
-        **names,
-        contract=process.contract,
-        threads=threads,
-        versions=process.versions,
-        images_per_s=spread(found.rates),
-        of_limit=spread(ratios(found.rates, limit)),
-        of_ours=None if bare else spread(ratios(found.rates, default)),
-        tie=not bare and contender.name != OURS and is_tie(found.rates, default, control),
-        pixels=contender.pixels,
-        first_batch_s=round(process.first_batch_s, 3),
+        return figures
+    ready, waits = found.process.ready, [wait for each in found.rounds for wait in each.epoch_waits_s]
+    return replace(
+        figures,
+        contract=ready["contract"],
+        versions=ready["versions"],
+        images_per_s=spread(rates),
+        of_limit=spread(ratios(rates, limit)),
+        of_ours=None if contender is LIMIT else spread(ratios(rates, default)),
+        tie=contender.name != OURS and contender is not LIMIT and is_tie(rates, default, control),
+        first_batch_s=round(ready["first_batch_s"], 3),
         epoch_wait_ms=round(median(waits) * 1e3, 1) if waits else None,
         cpu_us=round(median(each.cpu_seconds / each.consumed for each in found.rounds) * 1e6, 1),
         memory_mib=max(each.memory_mib for each in found.rounds),

@@ -1,17 +1,17 @@
-"""Who is measured: bare decoding, our placements and tiers, every peer; and where each one's environment lies."""
+"""Who is measured: bare decoding, our placements and tiers, every peer; and where each one's environment is."""
 
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from benchmarks.peers.job import WORKLOADS, Job
+from benchmarks.peers.job import Job
 from benchmarks.record import ROOT, Kind
 from benchmarks.trainer import export
 from configs.errors import UserError
@@ -19,8 +19,7 @@ from configs.schema import LoaderConfig
 from loaders.placement import chosen_placement
 from prep.manifest import MANIFEST
 
-OURS = "ours"
-AGAIN = "ours, measured again"
+OURS, AGAIN = "ours", "ours, measured again"
 Peers = Literal["quick", "all"]
 
 
@@ -45,11 +44,9 @@ class Contender:
         """The interpreter of its environment. Raises UserError, with what went wrong there, where that is missing."""
         if not self.environment:
             return sys.executable
-        found = ROOT / ".peers" / self.environment / "bin" / "python"
+        found, log = ROOT / ".peers" / self.environment / "bin/python", ROOT / ".peers" / f"{self.environment}.log"
         if not found.is_file():
-            log = ROOT / ".peers" / f"{self.environment}.log"
-            lines = log.read_text().split("\n") if log.is_file() else []
-            why = f"its installation failed: {_last(lines)}" if _last(lines) else "it is not installed"
+            why = f"its installation failed: {_last_line(log.read_text())}" if log.is_file() else "it is not installed"
             raise UserError(f"{why} (benchmarks/peers/install.sh {self.environment})")
         return str(found)
 
@@ -95,53 +92,38 @@ def ours(device: str, peers: Peers) -> list[Contender]:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all loaders are measured on: the set, the same images as files, and a folder for other formats."""
+    """What all loaders are measured on: a job for the set and the same images as files, and a folder for the rest."""
 
-    shards: Path
+    common: Job
     work: Path
-    size: int
-    device: str
-    batch_size: int
-    threads: int
 
     def job(self, contender: Contender, workload: str) -> Job:
         """The job of a contender."""
-        words = json.dumps([contender.adapter, contender.options])
-        return Job(
-            shards=str(self.shards.resolve()),
-            data=str((self.work / "data").resolve()),
-            folder=str((self.work / hashlib.sha256(words.encode()).hexdigest()[:12]).resolve()),
-            workload=workload,
-            batch_size=self.batch_size,
-            threads=self.threads,
-            size=self.size,
-            device=self.device,
-            options=contender.options,
-        )
+        name = hashlib.sha256(json.dumps([contender.adapter, contender.options]).encode()).hexdigest()[:12]
+        return replace(self.common, folder=str(self.work / name), workload=workload, options=contender.options)
 
-    def prepare(self, contender: Contender) -> float:
-        """Write what it reads, once; returns its MiB on disk. Raises UserError where that fails."""
-        job, python = self.job(contender, WORKLOADS[0]), contender.python()
+    def prepare(self, contender: Contender) -> float | None:
+        """Write its own format, once; returns the MiB on disk, None without one. Raises UserError where that fails."""
+        job, python = self.job(contender, "full"), contender.python()
         done = job.own / "prepared"
-        if contender.writes and not done.is_file():
+        if not contender.writes:
+            return None
+        if not done.is_file():
             shutil.rmtree(job.own, ignore_errors=True)  # what was cut off in an earlier run
             words = [python, "-m", "benchmarks.peers.worker", contender.adapter, json.dumps(asdict(job)), "prepare"]
             finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
             if finished.returncode:
-                raise UserError(_last(finished.stderr.split("\n")) or "it ended without a word")
+                raise UserError(_last_line(finished.stderr) or "it ended without a word")
             done.touch()
-        files = job.own.rglob("*") if contender.writes else map(Path, job.tars())
-        if contender.adapter in ("torch_loader", "spdl_loader"):
-            files = map(Path, job.files()[0])
-        return round(sum(path.stat().st_size for path in files if path.is_file()) / 2**20, 1)
+        return round(sum(path.stat().st_size for path in job.own.rglob("*") if path.is_file()) / 2**20, 1)
 
 
 def setup(shards: Path, work: Path, **settings: Any) -> Setup:
-    """That of a shard set: other formats lie under a name of the set's own, so that none outlives its set."""
-    own = work / hashlib.sha256((shards / MANIFEST).read_bytes()).hexdigest()[:12]
+    """That of a shard set: other formats are kept under a name of the set's own, so that none outlives its set."""
+    own = (work / hashlib.sha256((shards / MANIFEST).read_bytes()).hexdigest()[:12]).resolve()
     export(shards, own / "data")
-    return Setup(shards=shards, work=own, **settings)
+    return Setup(common=Job(shards=str(shards.resolve()), data=str(own / "data"), folder="", **settings), work=own)
 
 
-def _last(lines: list[str]) -> str:
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]

@@ -9,10 +9,8 @@ of every step; logs, and all that the next call needs, stay in WORK (runs/gpu_qu
 
 A call takes at most BUDGET seconds (540). What does not fit is left for the next call, which goes on where this one
 ended; what failed or was cut off comes last there. Exits with 0 when all is done, 3 when something is left, 1 when
-something failed, 2 when it cannot begin. --dry runs every step at toy size, with or without a GPU.
-
-Nothing is installed or downloaded: what is missing is named. PYTHON names the interpreter, and PYTHONPATH may name a
-folder of packages that was brought along. Up to the check for packages this needs the standard library only.
+something failed, 2 when it cannot begin. --dry runs every step at toy size, with or without a GPU. Nothing is installed
+or downloaded: what is missing is named. PYTHON names the interpreter, PYTHONPATH a folder of packages brought along.
 """
 
 import os
@@ -22,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -33,7 +31,7 @@ yaml rich numpy pandas pyarrow scipy sklearn matplotlib tensorboard albumentatio
 Verdict = Literal["passed", "FAILED", "cut off"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
     """One command of Python: its name, its words, and about how many seconds it takes."""
 
@@ -83,15 +81,13 @@ def main(argv: Sequence[str]) -> int:
     """Check the machine, run what fits into the budget, copy the records; returns the exit code."""
     begin, dry = time.monotonic(), "--dry" in argv
     words = [word for word in argv if word != "--dry"]
-    refused = _refused(words, dry)
-    if refused:
+    if refused := _refused(words, dry):
         print(refused, file=sys.stderr)
         return 2
     out, *given = [Path(os.environ.get("CALLED_FROM", "."), word).resolve() for word in words]
     work = Path(os.environ.get("WORK") or f"runs/gpu_qualify{'_dry' if dry else ''}").resolve()
     records, shards = work / "records", given[0] if given else work / "shards"
-    for folder in (out, records):
-        folder.mkdir(parents=True, exist_ok=True)
+    records.mkdir(parents=True, exist_ok=True)
     schedule = Schedule(
         work=work,
         budget=float(os.environ.get("BUDGET") or 540),
@@ -99,15 +95,15 @@ def main(argv: Sequence[str]) -> int:
         run=lambda step, seconds: _run(step, work / f"{step.name}.log", seconds),
     )
     making = [] if given else making_shards(work, shards, dry)
-    for step in making:
-        if not (shards / "manifest.json").exists():
+    if not (shards / "manifest.json").exists():
+        for step in making:
             schedule.passed(step).unlink(missing_ok=True)
     for step in making:  # one by one: each needs the one before
-        _report(schedule, [step], records)
+        _report(schedule, [step])
     if not all(schedule.passed(step).exists() for step in making):
         print("error: without shards nothing else can be run", file=sys.stderr)
         return 1
-    _report(schedule, measuring(work, records, shards, dry), records)
+    _report(schedule, measuring(work, shards, dry))
     shutil.copytree(records, out, dirs_exist_ok=True)
     if schedule.left:
         print(f"left for another call: {' '.join(schedule.left)}")
@@ -130,12 +126,12 @@ def _refused(words: Sequence[str], dry: bool) -> str:
     return ""
 
 
-def _report(schedule: Schedule, steps: Sequence[Step], records: Path) -> None:
+def _report(schedule: Schedule, steps: Sequence[Step]) -> None:
     """Take the steps; print and record a line for each, and the end of the log of one that failed."""
     for name in schedule.take(steps):
         line = "{}\t{}\t{:.0f}".format(*schedule.done[-1])
         print(line, flush=True)
-        with (records / "steps.tsv").open("a") as file:
+        with (schedule.work / "records" / "steps.tsv").open("a") as file:
             print(line, file=file)
         if schedule.done[-1][1] == "FAILED":
             log = (schedule.work / f"{name}.log").read_text(errors="replace")
@@ -144,46 +140,45 @@ def _report(schedule: Schedule, steps: Sequence[Step], records: Path) -> None:
 
 def making_shards(work: Path, shards: Path, dry: bool) -> list[Step]:
     """The steps that every other one needs."""
-    images, size = ("150", "64") if dry else ("58457", "256")
-    data, expected = f"{work}/data", 0 if dry else 60
+    images, size, expected = ("150", "64", 0) if dry else ("58457", "256", 60)
+    data = f"{work}/data"
     made = ["prep/synthetic.py", "--out", data, "--train", images, "--test", "100", "--size", size]
     packed = ["prep/shard.py", "--isic2020", f"{data}/2020", "--isic2019", f"{data}/2019", "--out", f"{shards}"]
-    return [
-        Step(name="synthetic", words=made, expected=expected),
-        Step(name="shard", words=[*packed, "--size", size], expected=expected),
-    ]
+    return [Step("synthetic", made, expected), Step("shard", [*packed, "--size", size], expected)]
 
 
-def measuring(work: Path, records: Path, shards: Path, dry: bool) -> list[Step]:
+def measuring(work: Path, shards: Path, dry: bool) -> list[Step]:
     """All the others, in their order; `dry` ones at toy size, whatever the budget."""
     backbones = ["tiny"] if dry else ["efficientnet_b1", "resnest50", "efficientnet_b3", "efficientnet_b4"]
-    turns = ["--rounds", "1", "--seconds", "0.05"] if dry else ["--rounds", "3", "--seconds", "1"]
-    step = [*turns, "--peers", "off", *(["--batch-size", "8"] if dry else [])]
-    loaders = [*turns, "--training", "false", "--peers"] + (["quick", "--loader-batch-size", "8"] if dry else ["all"])
+    turns = ["--rounds=1", "--seconds=0.05"] if dry else ["--rounds=3", "--seconds=1"]
+    step = [*turns, "--peers=off", *(["--batch-size=8"] if dry else [])]
+    loaders = [*turns, "--training=false", *(["--peers=quick", "--loader-batch-size=8"] if dry else ["--peers=all"])]
     ways = ["--speed.compile=off", "--speed.memory_format=channels_last", "--loader.placement=host"] if dry else []
-    recipe = ["--batch-size", "16", "--device", "cpu"] if dry else []
-    train = ["train.py", "--shards", f"{shards}", "--backbone", backbones[0], "--weights", "none", "--patience", "0"]
+    recipe = [f"--backbone={backbones[0]}", "--weights=none", "--patience=0"]
+    recipe += ["--batch-size=16", "--device=cpu"] if dry else []
 
     def throughput(name: str, *words: str) -> list[str]:
-        where = ["--shards", f"{shards}", "--work", f"{work}/peers", "--out", f"{records}/throughput_{name}.json"]
-        return ["-m", "benchmarks.throughput", *where, *words]
+        out = f"--out={work}/records/throughput_{name}.json"
+        return ["-m", "benchmarks.throughput", f"--shards={shards}", f"--work={work}/peers", out, *words]
 
     def training(name: str, epochs: int) -> list[str]:
-        return [*train, *recipe, "--epochs", f"{epochs}", "--out", f"{work}/{name}"]
+        return ["train.py", f"--shards={shards}", *recipe, f"--epochs={epochs}", f"--out={work}/{name}"]
 
-    found = [("tests", 60, ["-m", "pytest", "-m", "gpu", "tests/engine", "tests/loaders", "tests/test_train_infer.py"])]
-    for name in backbones:
-        traced = ["--trace", f"{records}/trace.json.gz"] if name == backbones[0] else []
-        found.append((f"step_{name}", 55, throughput(name, "--backbone", name, *step, *traced)))
-    autotuned = ["--backbone", backbones[0], *step, "--autotune", "--plain", *ways]
-    found += [
-        ("epoch", 60, training("epoch", 1)),
-        ("fold", 60, training("fold", 2 if dry else 15)),  # goes on from its last checkpoint
-        ("loaders", 240, throughput("loaders", *loaders)),
-        ("loaders_flips", 240, throughput("loaders_flips", *loaders, "--workloads", "flips")),
-        ("autotuned", 400, throughput("autotuned", *autotuned)),
+    steps = [
+        Step("tests", ["-m", "pytest", "-m", "gpu", "tests/engine", "tests/loaders", "tests/test_train_infer.py"], 60)
     ]
-    return [Step(name=name, expected=0 if dry else expected, words=words) for name, expected, words in found]
+    for name in backbones:
+        traced = [f"--trace={work}/records/trace.json.gz"] if name == backbones[0] else []
+        steps.append(Step(f"step_{name}", throughput(name, f"--backbone={name}", *step, *traced), 55))
+    best = throughput("autotuned", f"--backbone={backbones[0]}", *step, "--autotune", "--plain", *ways)
+    steps += [
+        Step("epoch", training("epoch", 1), 60),
+        Step("fold", training("fold", 2 if dry else 15), 60),  # goes on from its last checkpoint
+        Step("loaders", throughput("loaders", *loaders), 240),
+        Step("loaders_flips", throughput("loaders_flips", *loaders, "--workloads=flips"), 240),
+        Step("autotuned", best, 400),
+    ]
+    return [replace(step, expected=0) for step in steps] if dry else steps
 
 
 def _run(step: Step, log: Path, seconds: float) -> Verdict:

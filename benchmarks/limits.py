@@ -5,35 +5,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Spread, in_turns, spread
-from configs.machine import usable_cores
 from configs.schema import AugmentConfig
 from engine.step import autocast_of
 from loaders.augment import draw_params
-from loaders.dali import require_dali
 from loaders.order import permutation
-from loaders.shards import ShardSet
 from loaders.stream import Batch
 
 _COPIED = 256 * 2**20  # bytes: more than any cache holds
-_DECODED = 256  # JPEGs of a batch for the GPU's decoder
 _ROUNDS = 5
 _SAMPLES = 1_000_000
 _DRAWN = 2048  # samples whose parameters loaders/stream.py draws at once
 
 
-def limits(shards: ShardSet, device: torch.device, dtype: torch.dtype) -> dict[str, Spread]:
+def limits(device: torch.device, dtype: torch.dtype) -> dict[str, Spread]:
     """What can be reached, measured in turns.
 
     matrix_tflops: a large matrix product in the precision of the training step, two operations a multiply-add;
     memory_gb_per_s, gpu_memory_gb_per_s: a copy within main or GPU memory, bytes read and written counted once each;
-    to_gpu_gb_per_s: from pinned memory; nvjpeg_images_per_s: DALI's mixed decoder alone.
+    to_gpu_gb_per_s: from pinned memory.
     """
     source = torch.randint(0, 255, (_COPIED,), dtype=torch.uint8)
     edge = 8192 if device.type == "cuda" else 1024
@@ -46,37 +41,9 @@ def limits(shards: ShardSet, device: torch.device, dtype: torch.dtype) -> dict[s
         on_gpu, pinned = source.to(device), source.pin_memory()
         measured["gpu_memory_gb_per_s"] = _copying(on_gpu, torch.empty_like(on_gpu), 2e-9)
         measured["to_gpu_gb_per_s"] = _copying(pinned, torch.empty_like(on_gpu), 1e-9)
-        if require_dali() is None:
-            measured["nvjpeg_images_per_s"] = decoding(shards, "mixed")
     for measure in measured.values():
         measure()  # warm
     return {name: spread(values) for name, values in in_turns(measured, _ROUNDS).items()}
-
-
-def decoding(shards: ShardSet, device: str, batches: int = 16) -> Callable[[], float]:
-    """Images/s of DALI's decoder ("mixed" or "cpu") alone, the same JPEGs again and again."""
-    import nvidia.dali.fn as fn
-    from nvidia.dali import Pipeline
-
-    index = np.resize(np.flatnonzero(shards.fold >= 0), _DECODED)
-    jpegs = [np.frombuffer(jpeg, np.uint8) for jpeg in shards.jpegs(index)]
-    on_gpu = device == "mixed"
-    pipeline: Any = Pipeline(_DECODED, usable_cores(), 0 if on_gpu else None, prefetch_queue_depth=2)
-    with pipeline:
-        pipeline.set_outputs(fn.decoders.image(fn.external_source(source=lambda: jpegs), device=device))
-    pipeline.build()
-
-    def measure() -> float:
-        for _ in range(2):  # what was made ahead while nothing was timed
-            pipeline.run()
-        begin = time.perf_counter()
-        for _ in range(batches):
-            pipeline.run()
-        if on_gpu:
-            torch.cuda.synchronize()
-        return batches * _DECODED / (time.perf_counter() - begin)
-
-    return measure
 
 
 def _copying(source: torch.Tensor, target: torch.Tensor, scale: float) -> Callable[[], float]:

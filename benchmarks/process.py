@@ -18,7 +18,6 @@ from configs.errors import UserError
 
 _START_SECONDS = 180
 _ROUND_SECONDS = 120
-_READY = ("first_batch_s", "contract", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class Round:
     """What a loader did when it was its turn.
 
     images, seconds: of the steady part; consumed: images of the whole turn; epoch_waits_s: for each first batch of an
-    epoch; cpu_seconds, memory_mib: of all its processes, files not counted.
+    epoch; cpu_seconds, memory_mib: of all its processes, mapped files not counted.
     """
 
     images: int
@@ -47,10 +46,7 @@ class LoaderProcess:
 
     Several may import at once; then each is opened alone, and stopped (SIGSTOP) while others are measured. The group
     belongs to our session, so that the kernel hangs it up should we be killed. Every method raises UserError, with the
-    process's own last line, where it does not do what it was asked for.
-
-    first_batch_s: from the adapter's call to its first batch, imports done; contract: what its batches hold, in words;
-    versions: of the packages that do its work, by name.
+    process's own last line, where it does not do what it was asked for. ready: what worker.py tells of its opening.
     """
 
     def __init__(self, adapter: str, job: Job, *, python: str = sys.executable, log: Path) -> None:
@@ -58,13 +54,10 @@ class LoaderProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         self._cpu_before = 0.0
+        self.ready: dict[str, Any] = {}
+        pipe = subprocess.PIPE
         with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0
-            )
-        self.first_batch_s = 0.0
-        self.contract = ""
-        self.versions: dict[str, str] = {}
+            self._process = subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=errors, process_group=0)
 
     def imported(self) -> None:
         """Wait until its process has imported what it needs."""
@@ -73,15 +66,14 @@ class LoaderProcess:
     def open(self) -> None:
         """Make it give its first batch; then it is stopped."""
         self._order("open")
-        ready = self._answer(_START_SECONDS)
+        self.ready = self._answer(_START_SECONDS)
         self._signal(signal.SIGSTOP)
-        if ready["wrong"]:
-            raise UserError(ready["wrong"])
-        self.first_batch_s, self.contract, self.versions = (ready[name] for name in _READY)
+        if self.ready["wrong"]:
+            raise UserError(self.ready["wrong"])
 
     def begin(self, seconds: float) -> None:
         """Let it run until `seconds` of its stream were steady."""
-        self._cpu_before = sum(_cpu_seconds(process) for process in self.processes())
+        self._cpu_before = sum(map(_cpu_seconds, self.processes()))
         self._signal(signal.SIGCONT)
         self._order(f"{seconds}")
 
@@ -91,7 +83,7 @@ class LoaderProcess:
         self._signal(signal.SIGSTOP)
         processes = list(self.processes())
         cpu = sum(map(_cpu_seconds, processes)) - self._cpu_before
-        return Round(**seen, cpu_seconds=cpu, memory_mib=round(sum(map(memory_mib, processes)), 1))
+        return Round(**seen, cpu_seconds=cpu, memory_mib=round(sum(map(_memory_mib, processes)), 1))
 
     def run(self, seconds: float) -> Round:
         """Let it run alone for one round."""
@@ -101,11 +93,7 @@ class LoaderProcess:
     def close(self) -> None:
         """End it and all that it started."""
         self._signal(signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        self._process.communicate()
 
     def processes(self) -> Iterator[Path]:
         """/proc/PID of everything in its group."""
@@ -115,11 +103,9 @@ class LoaderProcess:
 
     def _order(self, words: str) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the answer tells why it has ended
             self._process.stdin.write(f"{words}\n".encode())
             self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise UserError(self._last_words()) from error
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         pipe, log = self._process.stdout, f" (see logs/{self._log.name} in the folder of --work)"
@@ -129,13 +115,10 @@ class LoaderProcess:
         line = pipe.readline()
         if not line:
             self._process.wait()
-            raise UserError(self._last_words() or f"it ended without a word, by signal or a full /dev/shm{log}")
+            said = self._log.read_text(errors="replace").strip().splitlines()
+            raise UserError(said[-1] if said else f"it ended without a word, by signal or a full /dev/shm{log}")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-    def _last_words(self) -> str:
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else ""
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -154,10 +137,9 @@ def _cpu_seconds(process: Path) -> float:
     return sum(map(int, _fields(process / "stat")[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def memory_mib(process: Path) -> float:
-    """What /proc/PID holds besides mapped files: anonymous and shared pages, each by its share."""
-    try:
+def _memory_mib(process: Path) -> float:
+    """What it holds besides mapped files: anonymous and shared pages, each by its share."""
+    with contextlib.suppress(OSError):
         lines = (process / "smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
+    return 0.0

@@ -27,7 +27,7 @@ Kind = Literal["limit", "ours", "peer"]
 class LoaderFigures:
     """One loader alone on one workload, flips or full; without figures where it `failed`.
 
-    kind: limit is bare decoding; contract: what its batches hold; threads: or worker processes; images_per_s: steady;
+    kind: limit is bare decoding; contract: what its batches hold; images_per_s: steady;
     of_limit, of_ours: multiples of bare decoding and of our default, in the same rounds; tie: with our default; pixels:
     whether it reads stored pixels and decodes nothing; first_batch_s: from opening; epoch_wait_ms: median wait for an
     epoch's first batch; cpu_us: CPU time per image, and memory_mib: of all its processes; disk_mib: what it reads.
@@ -38,7 +38,6 @@ class LoaderFigures:
     workload: str
     failed: str = ""
     contract: str = ""
-    threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     images_per_s: Spread | None = None
     of_limit: Spread | None = None
@@ -56,11 +55,9 @@ class LoaderFigures:
 class TrainingFigures:
     """One backbone's training step, fed in four ways (benchmarks/training.py).
 
-    images_per_s: loader, resident, replayed and real; noise: the A/A control, resident measured twice a round;
-    saturation: real / replayed, and its 90 % interval; contention: replayed / resident; utilisation: share of the time
-    that steps took, by CUDA events on a GPU, else by the wait for batches; stage_us: microseconds per image in the
-    loader's threads; bound and verdict: loaders/verdict.py; roofline: benchmarks/limits.py; plain_images_per_s: the
-    plain trainer's last epoch, where it was asked for and did not fail.
+    noise: the A/A control, resident measured twice a round; saturation: real / replayed, and its 90 % interval;
+    contention: replayed / resident; utilisation: share of the time that steps took, by CUDA events on a GPU, else by
+    the wait for batches; stage_us: microseconds per image in the loader's threads; roofline: benchmarks/limits.py.
     """
 
     backbone: str
@@ -95,11 +92,9 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One thing varied; a line is fitted to the first `fitted` points."""
+    """One of benchmarks/scaling.py: one thing varied; a line is fitted to the first `fitted` points."""
 
     name: str
-    x_label: str
-    y_label: str
     points: list[Point]
     fitted: int
 

@@ -6,7 +6,8 @@ No number there is typed by hand; a test holds both files to the records.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,7 +16,6 @@ from matplotlib.figure import Figure
 
 from benchmarks.contenders import AGAIN, OURS
 from benchmarks.record import RESULTS, ROOT, LoaderFigures, Record, Sweep, TrainingFigures, read
-from benchmarks.rounds import Spread
 from configs.colours import COLOURS, INK
 
 BEGIN, END = "<!-- measured: python -m benchmarks.results -->", "<!-- end of measured -->"
@@ -25,12 +25,18 @@ _INTRODUCTION = """# What was measured
 Made by `python -m benchmarks.results` from the records in `benchmarks/results`; no number is typed by hand. Compare
 figures within a table only: what is in one was measured in turns, in one run. Rates are images/s, medians of the
 rounds, with the lowest and the highest in brackets."""
-_LIMITS = {
-    "matrix_tflops": ("matrix product in the precision of the step, TFLOP/s", 3),
-    "memory_gb_per_s": ("main memory, GB/s copied (read and written)", 1),
-    "gpu_memory_gb_per_s": ("GPU memory, GB/s copied (read and written)", 0),
-    "to_gpu_gb_per_s": ("pinned memory to the GPU, GB/s", 1),
-    "nvjpeg_images_per_s": ("the GPU's JPEG decoder (DALI, mixed), images/s", 0),
+_SWEEPS = {
+    "threads": ("threads", "images/s"),
+    "ranks": ("ranks on this machine, which share its cores", "images/s, all ranks"),
+    "batch": ("images in a batch", "milliseconds per batch"),
+    "size": ("thousand pixels per image", "microseconds per image"),
+    "samples": ("samples in the set", "microseconds per image"),
+}
+_OTHERS = {
+    "trainer": "Our trainer beside a plain one",
+    "sample": "Real images, end to end",
+    "demo": "The demo",
+    "prep": "Prep beside a bare loop",
 }
 Other = dict[str, Any]  # a record that is not benchmarks/throughput.py's
 
@@ -53,7 +59,7 @@ def throughput_records() -> dict[str, Record]:
 
 def other_records() -> dict[str, Other]:
     """Those of the other benchmarks, by name."""
-    return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in _SECTIONS}
+    return {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in _OTHERS}
 
 
 def page(records: dict[str, Record], others: dict[str, Other]) -> str:
@@ -61,7 +67,8 @@ def page(records: dict[str, Record], others: dict[str, Other]) -> str:
     parts = [throughput(record, f"benchmarks/results/{name}_loaders.png") for name, record in records.items()]
     for name, record in others.items():
         where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}."
-        parts.append([*_SECTIONS[name](record), "", where])
+        figures = {key: value for key, value in record.items() if key not in ("what", "device", "versions", "date")}
+        parts.append([f"## {_OTHERS[name]}", "", f"{record['what']}. {where}", "", *_figures(figures)])
     return "\n\n".join([_INTRODUCTION, *("\n".join(lines) for lines in parts)]) + "\n"
 
 
@@ -85,41 +92,31 @@ def throughput(record: Record, picture: str = "") -> list[str]:
     ]
     lines += ["", f"It ended early: {record.failed}."] if record.failed else []
     lines += _training(record.training) if record.training else []
-    lines += ["", *_table(["limits and bookkeeping", "measured"], _limits(record))]
+    bookkeeping = f"order + augmentation parameters, microseconds per step of {record.config['loader_batch_size']}"
+    costs = " + ".join(f"{cost:.0f}" for cost in record.costs.values())
+    limits = {name: asdict(limit) for name, limit in record.limits.items()}
+    lines += ["", *_figures({"limit": limits, bookkeeping: costs})]
     lines += _loaders(record, picture) if record.loaders else []
     return lines + (_scaling(record.scaling) if record.scaling else [])
 
 
 def _training(found: TrainingFigures) -> list[str]:
     how = ", ".join(f"{name} {value}" for name, value in found.speed.items() if name != "placement")
-    gpu = f" Peak GPU memory {found.peak_gpu_gib:.1f} GiB." if found.peak_gpu_gib is not None else ""
-    row = {f"{name}, images/s": rate.words(int(rate.median < 100)) for name, rate in found.images_per_s.items()}
-    if found.plain_images_per_s or found.plain_failed:
-        row["plain trainer"] = f"{found.plain_images_per_s:,.0f}" if found.plain_images_per_s else found.plain_failed
-    stages = ", ".join(f"{stage} {spent:.0f}" for stage, spent in found.stage_us.items())
-    cost = found.roofline
+    row = [rate.words(int(rate.median < 100)) for rate in found.images_per_s.values()]
+    shown = ("plain_images_per_s", "plain_failed", "saturation", "contention", "utilisation", "noise", "peak_gpu_gib")
+    figures = {name: value for name, value in asdict(found).items() if name in shown and value not in (None, "")}
     return [
         "",
         f"### Training `{found.backbone}`: does the step wait for data?",
         "",
-        f"Batches of {found.batch_size}, placement {found.placement}, cache {found.cache}; {how}.{gpu} A step costs "
-        f"{cost['gflop']:.2f} GFLOP per image ({cost['of_matrix_product']:.2f} of the matrix product below) and moves "
-        f"{cost['mb']:,.0f} MB ({cost['of_copy_rate']:.2f} of the copy rate); {cost['parameters_m']:.2f} M parameters.",
+        f"Batches of {found.batch_size}, placement {found.placement}, cache {found.cache}; {how}.",
         "",
-        *_table(list(row), [list(row.values())]),
-        "",
-        f"Saturation (real / replayed) {found.saturation.words(3)}; contention (replayed / resident) "
-        f"{found.contention.words(3)}; utilisation {found.utilisation.words(3)}; A/A control (resident, twice a round) "
-        f"{found.noise:.3f}. Microseconds per image in the loader: {stages}.",
+        *_table([f"{name}, images/s" for name in found.images_per_s], [row]),
         "",
         f"> {found.verdict}",
+        "",
+        *_figures({**figures, "loader, us per image": found.stage_us, "step per image": found.roofline}),
     ]
-
-
-def _limits(record: Record) -> list[list[str]]:
-    rows = [[_LIMITS[name][0], limit.words(_LIMITS[name][1])] for name, limit in record.limits.items()]
-    samples = f"order + augmentation parameters, microseconds per step of {record.config['loader_batch_size']} images"
-    return [*rows, [f"{samples} (set of 1,000,000)", " + ".join(f"{cost:.0f}" for cost in record.costs.values())]]
 
 
 def _loaders(record: Record, picture: str) -> list[str]:
@@ -129,19 +126,19 @@ def _loaders(record: Record, picture: str) -> list[str]:
         "### Loaders side by side",
         "",
         f"Batches of {record.config['loader_batch_size']}, uint8 NHWC on the training device, warm page cache, the "
-        "same JPEGs; each in a process of its own, which is stopped while another one runs. Threads or workers: "
-        f"{max(loader.threads for loader in record.loaders)} each. Our default, measured twice a round, differs from "
-        f"itself by {controls}: smaller differences are ties.",
+        "same JPEGs; each on all cores, in a process of its own, which is stopped while another one runs. Our default, "
+        f"measured twice a round, differs from itself by {controls}: smaller differences are ties.",
     ]
     for workload, title in TITLES.items():
         some = by_rate(record.loaders, workload)
         if some:
-            lines += ["", f"**{title.capitalize()}**", "", *_loader_table(some), "", _ranking(some)]
-    contracts = {loader.contract: loader for loader in record.loaders if loader.contract}
+            lines += ["", f"**{title.capitalize()}**", "", *_loader_table(some)]
     lines += ["", "What a batch holds besides its images:", ""]
-    for contract, loader in contracts.items():
-        names = dict.fromkeys(each.name for each in record.loaders if each.contract == contract)
-        versions = ", ".join(f"{name} {version}" for name, version in loader.versions.items())
+    for contract in dict.fromkeys(loader.contract for loader in record.loaders if loader.contract):
+        same = [loader for loader in record.loaders if loader.contract == contract]
+        names = dict.fromkeys(loader.name for loader in same)
+        packages = {name: version for loader in same for name, version in loader.versions.items()}
+        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
         lines.append(f"- {'; '.join(names)}: {contract} ({versions}).")
     return [*lines, *(["", f"![Loaders side by side]({picture})"] if picture else [])]
 
@@ -159,7 +156,7 @@ def _loader_table(some: list[LoaderFigures]) -> list[str]:
     heads = ["loader", "images/s", "of bare decoding", "of ours", "first batch", "epoch's end", "CPU per image"]
     rows = []
     for loader in some:
-        row = [f"**{loader.name}**" if loader.name == OURS else loader.name]
+        row = [f"**{loader.name}**" if loader.name == OURS else loader.name + " (decodes nothing)" * loader.pixels]
         if loader.images_per_s is None or loader.of_limit is None:
             rows.append([*row, f"not measured: {loader.failed}"])
             continue
@@ -176,31 +173,14 @@ def _loader_table(some: list[LoaderFigures]) -> list[str]:
     return _table([*heads, "memory", "disk"], rows)
 
 
-def _ranking(some: list[LoaderFigures]) -> str:
-    """Who is faster than ours and why, or that nobody is."""
-    peers = [loader for loader in some if loader.kind == "peer" and loader.of_ours]
-    faster = [_beside(loader) for loader in peers if loader.of_ours and loader.of_ours.median > 1 and not loader.tie]
-    kept = [_beside(loader) for loader in some if loader.kind == "ours" and loader.pixels and loader.of_ours]
-    ties = [loader.name for loader in peers if loader.tie]
-    words = f"Faster than ours: {'; '.join(faster)}." if faster else "No peer is faster."
-    words += f" What of ours decodes nothing either: {'; '.join(kept)}." if faster and kept else ""
-    words += f" Ties: {'; '.join(ties)}." if ties else ""
-    return words if peers else "No peer was measured."
-
-
-def _beside(loader: LoaderFigures) -> str:
-    assert loader.of_ours is not None
-    why = f" (it reads stored pixels and decodes nothing, {loader.disk_mib or 0:,.0f} MiB on disk)"
-    return f"{loader.name}, {loader.of_ours.words(2)}{why if loader.pixels and loader.kind == 'peer' else ''}"
-
-
 def _scaling(sweeps: list[Sweep]) -> list[str]:
     rows = []
     for sweep in sweeps:
         intercept, slope = sweep.line()
         points = "; ".join(f"{point.x:,g}: {point.y.words(int(point.y.median < 1000))}" for point in sweep.points)
         memory = "; ".join(f"{point.x:,g}: {point.memory_mib:,.0f} MiB" for point in sweep.points)
-        rows.append([sweep.x_label, f"{sweep.y_label}: {points}", f"{intercept:,.4g} {slope:+,.3g} x", memory])
+        varied, measured = _SWEEPS[sweep.name]
+        rows.append([varied, f"{measured}: {points}", f"{intercept:,.4g} {slope:+,.3g} x", memory])
     last = sweeps[-1].points[-1]
     return [
         "",
@@ -214,81 +194,6 @@ def _scaling(sweeps: list[Sweep]) -> list[str]:
         "",
         f"A set of {last.x:,.0f} samples gives its first batch {last.open_s:.1f} s after opening.",
     ]
-
-
-def _trainer(record: Other) -> list[str]:
-    rows, seconds = [], {name: Spread(**found).words() for name, found in record["seconds"].items()}
-    for name, auc in record["auc"].items():
-        both = (f"{mean(auc[key]):.3f} ({min(auc[key]):.3f} to {max(auc[key]):.3f})" for key in ("ours", "plain"))
-        rows.append([name, *both, _estimate(auc["ours_minus_plain"], "+.3f")])
-    return [
-        "## Our trainer beside a plain one",
-        "",
-        "The plain one is `benchmarks/peers/plain_torch.py`: DataLoader, Pillow, albumentations, float32, as a "
-        "notebook does it. The same recipe, folds, JPEGs and epochs: `tiny` from random weights, "
-        f"{record['config']['epochs']} epochs, 5 folds, {record['config']['seeds']} seeds, "
-        f"pooled out-of-fold AUC after the last epoch of {record['samples']:,} real images ({record['melanomas']} "
-        "melanoma).",
-        "",
-        *_table(["images", "ours, mean of seeds (range)", "plain", "ours - plain (95 %, groups and seeds)"], rows),
-        "",
-        "The verdict is on the merge; the standard error of a single year is about 0.02. Wall time of whole runs of "
-        f"one fold: ours {seconds['ours']} s, plain {seconds['plain']} s, ratio {Spread(**record['ratio']).words(2)}.",
-    ]
-
-
-def _sample(record: Other) -> list[str]:
-    rows = [
-        [
-            number,
-            f"{fold['samples']:,} ({fold['melanomas']})",
-            *(f"{auc:.3f}" for auc in fold["auc_last_epoch"].values()),
-        ]
-        for number, fold in record["folds"].items()
-    ]
-    return [
-        "## Real images, end to end",
-        "",
-        f"A small biased part of the ISIC images ({record['train_rows']:,} training images, "
-        f"{record['train_melanomas']} melanoma; {record['test_rows']} test images), `tiny` from random weights, "
-        f"{record['epochs']} epochs at 256 px, AUC of the held-out fold after the last epoch. It compares systems with "
-        "each other and says nothing of clinical use.",
-        "",
-        *_table(["fold", "images (melanoma)", "merged", "2020 only", "2019 only"], rows),
-    ]
-
-
-def _demo(record: Other) -> list[str]:
-    scores = {**record["auc"], "best possible (the true logit)": record["best_possible"]}
-    gaps = [f"{_estimate(gap, '+.3f')} over its {kind}-only form" for kind, gap in record["tiny_fold0_minus"].items()]
-    return [
-        "## The demo",
-        "",
-        f"`make demo`: {record['test_images']:,} synthetic test images ({record['test_melanomas']} melanoma) whose "
-        f"truth the training never sees; {record['minutes']:.1f} minutes after installation. Members named image_ and "
-        "meta_ see only that input.",
-        "",
-        *_table(["member", "AUC (95 %, DeLong)"], [[name, _estimate(auc, ".3f")] for name, auc in scores.items()]),
-        "",
-        f"The ensemble covers {record['covered']:.0%} of the way from 0.5 to the best possible AUC; `tiny_fold0` is "
-        f"{' and '.join(gaps)} (paired 95 % intervals).",
-    ]
-
-
-def _prep(record: Other) -> list[str]:
-    config, rates = record["config"], record["images_per_s"]
-    cells = [Spread(**rates["bare"]).words(), Spread(**rates["prep"]).words(), Spread(**record["ratio"]).words(2)]
-    return [
-        "## Prep",
-        "",
-        f"{record['different_images']} real originals of 512 x 512 px, {record['mean_bytes'] / 1000:.0f} KB, again and "
-        f"again to 256 px, JPEG quality 96; {config['workers']} processes, {config['rounds']} rounds.",
-        "",
-        *_table(["a bare loop of read, decode, encode, images/s", "prep, images/s", "ratio"], [cells]),
-    ]
-
-
-_SECTIONS = {"trainer": _trainer, "sample": _sample, "demo": _demo, "prep": _prep}
 
 
 def _headlines(records: dict[str, Record], others: dict[str, Other]) -> list[str]:
@@ -309,8 +214,10 @@ def _headlines(records: dict[str, Record], others: dict[str, Other]) -> list[str
     rows.append(["training speed kept with data loading", ", ".join(kept)])
     trainer, demo = others["trainer"], others["demo"]
     ours_s, plain_s = (trainer["seconds"][name]["median"] for name in ("ours", "plain"))
-    gap = _estimate(trainer["auc"]["merged"]["ours_minus_plain"], "+.3f")
-    rows.append(["our trainer beside a plain PyTorch one", f"{ours_s:.0f} s instead of {plain_s:.0f} s, AUC {gap}"])
+    gap = _words(trainer["auc"]["merged"]["ours_minus_plain"])
+    rows.append(
+        ["our trainer beside a plain PyTorch one", f"{ours_s:.0f} s instead of {plain_s:.0f} s, AUC difference {gap}"]
+    )
     ensemble, best = demo["auc"]["ensemble"]["value"], demo["best_possible"]["value"]
     rows.append(["AUC of `make demo`, synthetic images", f"{ensemble:.3f}, where {best:.3f} is the best possible"])
     return _table(["what", "measured"], rows)
@@ -348,8 +255,29 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *filled)]
 
 
-def _estimate(estimate: dict[str, float], form: str) -> str:
-    return f"{estimate['value']:{form}} ({estimate['low']:{form}} to {estimate['high']:{form}})"
+def _figures(tree: Other) -> list[str]:
+    """A table of all figures of a tree; in brackets are ranges and intervals."""
+    return _table(["figure", "measured"], [[name.replace("_", " "), words] for name, words in _leaves(tree)])
+
+
+def _leaves(tree: Other, path: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, dict) and "low" not in value:
+            yield from _leaves(value, f"{path}{name}, ")
+        else:
+            yield f"{path}{name}", _words(value)
+
+
+def _words(value: Any) -> str:
+    """A number in about three digits; a spread or an interval; a list as its mean with the range."""
+    if isinstance(value, list):
+        value = {"value": mean(value), "low": min(value), "high": max(value)}
+    if isinstance(value, dict):
+        return f"{_words(value.get('median', value.get('value')))} ({_words(value['low'])} to {_words(value['high'])})"
+    if isinstance(value, str):
+        return value
+    digits = 0 if isinstance(value, int) or abs(value) >= 100 else 3 if abs(value) < 10 else 1
+    return f"{value:,.{digits}f}"
 
 
 if __name__ == "__main__":

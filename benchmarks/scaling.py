@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -42,22 +42,12 @@ class Sizes:
         return cls(threads=[*ranks, 2 * threads], ranks=ranks)
 
 
-# What is varied, what is measured, and the latter from x and images/s.
-_SWEEPS: dict[str, tuple[str, str, Callable[[float, float], float]]] = {
-    "threads": ("threads", "images/s", lambda _, rate: rate),
-    "ranks": ("ranks on this machine, which share its cores", "images/s, all ranks", lambda _, rate: rate),
-    "batch": ("images in a batch", "milliseconds per batch", lambda x, rate: x / rate * 1e3),
-    "size": ("thousand pixels per image", "microseconds per image", lambda _, rate: 1e6 / rate),
-    "samples": ("samples in the set", "microseconds per image", lambda _, rate: 1e6 / rate),
-}
-
-
 def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Sweep]:
     """All of them, the whole augmentation, our default placement; threads are fitted up to the cores."""
-    job = setup.job(ours(setup.device, "quick")[0], "full")
+    job = setup.job(ours(setup.common.device, "quick")[0], "full")
     cases: dict[str, dict[float, list[Job]]] = {
         "threads": {threads: [replace(job, threads=threads)] for threads in sizes.threads},
-        "ranks": {ranks: _ranks(job, ranks, setup.threads) for ranks in sizes.ranks},
+        "ranks": {ranks: _ranks(job, ranks) for ranks in sizes.ranks},
         "batch": {batch: [replace(job, batch_size=batch)] for batch in sizes.batch},
         "size": {edge**2 / 1000: [_of_size(job, setup.work, edge, sizes.edge_images)] for edge in sizes.edge},
         "samples": {many: [replace(job, shards=str(repeated(setup, many)))] for many in sizes.samples},
@@ -65,65 +55,62 @@ def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Call
     found = []
     for name, jobs in cases.items():
         say(f"scaling: {name} {', '.join(f'{x:g}' for x in jobs)}")
-        points = _measured(setup, name, jobs, rounds, seconds)
-        fitted = sum(name != "threads" or x <= setup.threads for x in jobs)
-        x_label, y_label, _ = _SWEEPS[name]
-        found.append(Sweep(name=name, x_label=x_label, y_label=y_label, points=points, fitted=fitted))
+        points = _measured(setup.work / "logs", name, jobs, rounds, seconds)
+        found.append(Sweep(name=name, points=points, fitted=sum(name != "threads" or x <= job.threads for x in jobs)))
     return found
 
 
-def _measured(setup: Setup, name: str, cases: Mapping[float, list[Job]], rounds: int, seconds: float) -> list[Point]:
+def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int, seconds: float) -> list[Point]:
+    """Images/s of `threads` and `ranks`, milliseconds per `batch`, else microseconds per image."""
     memory: dict[float, float] = {}
 
-    def together(x: float, processes: list[LoaderProcess], seconds: float) -> float:
-        """All of one case at the same time; gives the figure of the sweep."""
+    def together(x: float, processes: list[LoaderProcess]) -> float:
         for process in processes:
             process.begin(seconds)
         found = [process.end(seconds) for process in processes]
         memory[x] = round(sum(each.memory_mib for each in found), 1)
-        return _SWEEPS[name][2](x, sum(each.rate for each in found))
+        rate = sum(each.rate for each in found)
+        return {"threads": rate, "ranks": rate, "batch": x / rate * 1e3}.get(name, 1e6 / rate)
 
     with ExitStack() as opened:
         running: dict[float, list[LoaderProcess]] = {}
         for x, jobs in cases.items():
-            log = setup.work / "logs" / f"{name} {x:g}.log"
+            log = logs / f"{name} {x:g}.log"
             running[x] = [opened.enter_context(closing(LoaderProcess("ours", job, log=log))) for job in jobs]
-        for begin in (LoaderProcess.imported, LoaderProcess.open):
+        for step in (LoaderProcess.imported, LoaderProcess.open):
             for processes in running.values():
                 for process in processes:
-                    begin(process)
-        for x, processes in running.items():
-            together(x, processes, seconds)  # pages, pools
-        figures = in_turns({x: partial(together, x, processes, seconds) for x, processes in running.items()}, rounds)
-        opening = {x: max(process.first_batch_s for process in processes) for x, processes in running.items()}
-    return [Point(x=x, y=spread(figures[x]), memory_mib=memory[x], open_s=round(opening[x], 2)) for x in cases]
+                    step(process)
+        turns = {x: partial(together, x, processes) for x, processes in running.items()}
+        in_turns(turns, 1)  # pages, pools
+        found = in_turns(turns, rounds)
+        opening = {x: max(process.ready["first_batch_s"] for process in running[x]) for x in cases}
+    return [Point(x=x, y=spread(found[x]), memory_mib=memory[x], open_s=round(opening[x], 2)) for x in cases]
 
 
-def _ranks(job: Job, ranks: int, threads: int) -> list[Job]:
+def _ranks(job: Job, ranks: int) -> list[Job]:
     """Each rank's share of the threads and of every batch, but no batches so small that their own cost counts."""
-    job = replace(
-        job, threads=max(1, threads // ranks), batch_size=max(min(16, job.batch_size), job.batch_size // ranks)
-    )
+    batch_size = max(min(16, job.batch_size), job.batch_size // ranks)
+    job = replace(job, threads=max(1, job.threads // ranks), batch_size=batch_size)
     return [replace(job, options={**job.options, "rank": rank, "world_size": ranks}) for rank in range(ranks)]
 
 
 def _of_size(job: Job, work: Path, edge: int, images: int) -> Job:
     """The job on synthetic images of another size, made once."""
     data, shards = work / f"synthetic{edge}", work / f"shards{edge}"
-    if not (shards / MANIFEST).is_file():
-        size, test = ["--size", str(edge)], max(10, images // 20)
-        made = ["prep/synthetic.py", "--out", str(data), "--train", str(images), "--test", str(test), *size]
-        packed = ["prep/shard.py", "--isic2020", str(data / "2020"), "--isic2019", str(data / "2019")]
-        for words in (made, [*packed, "--out", str(shards), *size]):
-            done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise UserError(f"python {' '.join(words)} failed: {done.stderr[-300:]}")
-    return replace(job, shards=str(shards.resolve()), size=edge)
+    made = ["prep/synthetic.py", "--out", f"{data}", "--train", f"{images}", "--test", f"{max(10, images // 20)}"]
+    packed = ["prep/shard.py", "--isic2020", f"{data}/2020", "--isic2019", f"{data}/2019", "--out", f"{shards}"]
+    for words in [] if (shards / MANIFEST).is_file() else [made, packed]:
+        words = [sys.executable, *words, "--size", f"{edge}"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{' '.join(words)} failed: {done.stderr[-300:]}")
+    return replace(job, shards=str(shards), size=edge)
 
 
 def repeated(setup: Setup, samples: int) -> Path:
     """A shard set of `samples` rows that name the few samples of another again and again: only its index is large."""
-    folder, source = setup.work / f"repeated{samples}", setup.shards.resolve()
+    folder, source = setup.work / f"repeated{samples}", Path(setup.common.shards)
     if (folder / MANIFEST).is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import limits, trainer, training
 from benchmarks.comparison import compared
-from benchmarks.contenders import Setup, setup
+from benchmarks.contenders import setup
 from benchmarks.peers.job import WORKLOADS
 from benchmarks.record import Record, environment, write
 from benchmarks.results import throughput
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     parts: dict[str, Any] = {"costs": limits.costs(config.loader_batch_size)}
     with joined_ranks(config.device) as ranks:
         if config.training or config.trace:
-            _measure_training(config, shards, ranks, parts)
+            _measure_training(config, ranks, parts)
             training.free_gpu_memory()  # for what is measured next, in other processes
     try:
         _measure_loaders(config, shards.size, ranks.device.type, parts)
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{found.failed}; what was measured before is kept in {config.out}")
 
 
-def _measure_training(config: ThroughputConfig, shards: ShardSet, ranks: Ranks, parts: dict[str, Any]) -> None:
+def _measure_training(config: ThroughputConfig, ranks: Ranks, parts: dict[str, Any]) -> None:
     """Put limits and training into `parts`, as far as they are asked for; and write the trace."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"--shards={config.shards}", f"--device={config.device}"]
@@ -129,7 +129,7 @@ def _measure_training(config: ThroughputConfig, shards: ShardSet, ranks: Ranks, 
             tune(recipe, ranks)
         if config.training:
             say("measuring the machine's limits")
-            reached = limits.limits(shards, ranks.device, chosen_dtype(recipe.precision, ranks.device))
+            reached = limits.limits(ranks.device, chosen_dtype(recipe.precision, ranks.device))
             training.free_gpu_memory()
             say(f"measuring the training step of {config.backbone}")
             with open_session(recipe, ranks) as session:
@@ -155,7 +155,7 @@ def _measure_loaders(config: ThroughputConfig, size: int, device: str, parts: di
     say(f"preparing what peers read in {config.work}")
     threads = config.loader.threads or usable_cores()
     settings = {"size": size, "device": device, "batch_size": config.loader_batch_size, "threads": threads}
-    place: Setup = setup(Path(config.shards), Path(config.work), **settings)
+    place = setup(Path(config.shards), Path(config.work), **settings)
     turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
     if config.peers != "off":
         workloads = WORKLOADS if config.workloads == "both" else (config.workloads,)

@@ -61,16 +61,22 @@ def measured(session: Session, limits: dict[str, Spread], *, rounds: int, second
     config, device = session.config, session.ranks.device
     session.model.train()
     rates, reports, batch = _rates(session, rounds, seconds)
-    kept = ratios(rates["real"], rates["replayed"])
+    medians, kept = {name: median(found) for name, found in rates.items()}, ratios(rates["real"], rates["replayed"])
     feed = Feed(
         kept=median(kept),
         interval=interval(kept),
-        loader_alone=median(rates["loader"]) / median(rates["replayed"]),
+        loader_alone=medians["loader"] / medians["replayed"],
         stage_us={name: round(median(each.stage_us[name] for each in reports), 1) for name in reports[0].stage_us},
         placement=session.loader.placement,
         cache=config.loader.cache,
         on_gpu=device.type == "cuda",
     )
+    real, replayed, loader = (_rate(medians[name]) for name in ("real", "replayed", "loader"))
+    low, high = interval(kept)
+    figures = (
+        f"{real} images/s, and {replayed} without data loading (ratio {feed.kept:.2f}, 90 % interval {low:.2f} to "
+    )
+    figures += f"{high:.2f}); the loader alone makes {loader}"
     peak = torch.cuda.max_memory_reserved() if feed.on_gpu else 0  # before the roofline, which takes a step of its own
     dtype = chosen_dtype(config.precision, device)
     return TrainingFigures(
@@ -82,25 +88,14 @@ def measured(session: Session, limits: dict[str, Spread], *, rounds: int, second
         images_per_s={name: spread(found) for name, found in rates.items() if name != _AGAIN},
         noise=noise(rates["resident"], rates[_AGAIN]),
         saturation=spread(kept),
-        interval=interval(kept),
+        interval=(low, high),
         contention=spread(ratios(rates["replayed"], rates["resident"])),
         utilisation=spread([1 - (each.waiting if each.gpu_idle is None else each.gpu_idle) for each in reports]),
         stage_us=feed.stage_us,
         bound=feed.bound,
-        verdict=verdict(feed, _figures(rates, feed)),
-        roofline=roofline(session.model, batch, dtype, median(rates["resident"]), limits),
+        verdict=verdict(feed, figures),
+        roofline=roofline(session.model, batch, dtype, medians["resident"], limits),
         peak_gpu_gib=round(peak / 2**30, 2) if feed.on_gpu else None,
-    )
-
-
-def _figures(rates: dict[str, list[float]], feed: Feed) -> str:
-    real, replayed, loader = (
-        f"{median(rates[name]):,.{int(median(rates[name]) < 100)}f}" for name in ("real", "replayed", "loader")
-    )
-    low, high = feed.interval or (feed.kept, feed.kept)
-    return (
-        f"{real} images/s, and {replayed} without data loading (ratio {feed.kept:.2f}, 90 % interval {low:.2f} to "
-        f"{high:.2f}); the loader alone makes {loader}"
     )
 
 
@@ -108,11 +103,7 @@ def _rates(session: Session, rounds: int, seconds: float) -> tuple[dict[str, lis
     """Images/s of each way in each round, a report for each round of the real stream, and a real batch."""
     stream, reports = endless(session), list[LoadReport]()
     step(session, next(stream))
-    # The stream's buffers may be written again: replayed batches are copies.
-    kept = [
-        replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
-        for batch in islice(stream, _REPLAYED)
-    ]
+    kept = [_copied(batch) for batch in islice(stream, _REPLAYED)]
     noisy = replace(kept[0], image=torch.randint_like(kept[0].image, 256))
     ahead = session.config.loader.prefetch + 2  # batches that were made before the turn began
 
@@ -127,6 +118,11 @@ def _rates(session: Session, rounds: int, seconds: float) -> tuple[dict[str, lis
         "real": way(lambda: _watched(session, stream, reports), ahead),
     }
     return in_turns(ways, rounds), reports, kept[0]
+
+
+def _copied(batch: Batch) -> Batch:
+    """A batch of its own memory: the stream's may be written again."""
+    return replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
 
 
 def _watched(session: Session, stream: Iterator[Batch], reports: list[LoadReport]) -> Iterator[Batch]:
@@ -175,6 +171,10 @@ class Feeding:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # batches that are made ahead may go on
+
+
+def _rate(images: float) -> str:
+    return f"{images:,.{int(images < 100)}f}"
 
 
 def free_gpu_memory() -> None:
