@@ -133,13 +133,10 @@ def _loaders(record: Record, picture: str) -> list[str]:
         some = by_rate(record.loaders, workload)
         if some:
             lines += ["", f"**{title.capitalize()}**", "", *_loader_table(some)]
-    lines += ["", "What a batch holds besides its images:", ""]
+    lines += ["", "What each is, and what its batches hold (the record has the versions of all packages):", ""]
     for contract in dict.fromkeys(loader.contract for loader in record.loaders if loader.contract):
-        same = [loader for loader in record.loaders if loader.contract == contract]
-        names = dict.fromkeys(loader.name for loader in same)
-        packages = {name: version for loader in same for name, version in loader.versions.items()}
-        versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-        lines.append(f"- {'; '.join(names)}: {contract} ({versions}).")
+        names = dict.fromkeys(loader.name for loader in record.loaders if loader.contract == contract)
+        lines.append(f"- **{'; '.join(names)}**: {contract}")
     return [*lines, *(["", f"![Loaders side by side]({picture})"] if picture else [])]
 
 

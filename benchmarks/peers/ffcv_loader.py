@@ -1,4 +1,7 @@
-"""FFCV over its own file. Variants: jpg (JPEGs as they are), raw (pixels, eight times the bytes)."""
+"""FFCV over its own file. Variants: jpg (JPEGs, encoded anew), raw (pixels, eight times the bytes).
+
+Pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: the full augmentation is OpenCV's.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,11 +17,6 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-PACKAGES = ("ffcv", "opencv-python-headless", "numpy")
-CONTRACT = (
-    "pixels and target; JPEGs encoded anew; flips left-right only; rotation, scaling and hue are not FFCV's: full "
-    "augments with OpenCV"
-)
 _QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
 
 

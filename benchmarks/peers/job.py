@@ -1,9 +1,7 @@
 """What a loader is asked for when it is measured, and what it must hand over. Standard library only, for every peer.
 
-An adapter is a module of this folder with
+An adapter is a module of this folder. Its docstring says what its batches hold and what its work leaves out.
 
-    PACKAGES                 those that do its work, as pip knows them
-    CONTRACT                 what its batches hold besides uint8 images, what its work leaves out, in words
     prepare(job)             where it has a format of its own: write the images under job.folder, once
     epochs(job)              endless: epochs of (images uint8 [b, size, size, 3], targets [b]), in a new order each
 """

@@ -1,4 +1,7 @@
-"""litdata over its own chunks of JPEG bytes, with its own loader."""
+"""litdata over its own chunks of JPEG bytes, with its own loader; simplejpeg decodes and OpenCV augments.
+
+Pixels and target, no checksums.
+"""
 
 from typing import Any
 
@@ -7,9 +10,6 @@ from litdata import StreamingDataLoader, StreamingDataset, optimize
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("litdata", "torch", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 
 class Lesions(StreamingDataset):  # type: ignore[misc]

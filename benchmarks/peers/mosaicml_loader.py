@@ -1,4 +1,7 @@
-"""mosaicml-streaming over its own MDS shards of JPEG bytes."""
+"""mosaicml-streaming over its own MDS shards of JPEG bytes; simplejpeg decodes and OpenCV augments.
+
+Pixels and target, no checksums.
+"""
 
 from typing import Any
 
@@ -9,9 +12,6 @@ from torch.utils.data import DataLoader
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("mosaicml-streaming", "torch", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 
 class Lesions(StreamingDataset):  # type: ignore[misc]

@@ -1,4 +1,7 @@
-"""Our own stream. Options: placement, cache, decode, prefetch; rank and world_size for a share of each batch."""
+"""Our own stream. Options: placement, cache, decode, prefetch; rank and world_size for a share of each batch.
+
+Pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified.
+"""
 
 from contextlib import ExitStack
 from itertools import groupby
@@ -14,8 +17,6 @@ from loaders.placement import open_loader
 from loaders.shards import ShardSet
 from loaders.stream import batches, train_requests
 
-PACKAGES = ("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130")
-CONTRACT = "pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified"
 _BEYOND_FLIPS = ("quarter_turn", "shift_scale_rotate", "hue_saturation_value", "brightness_contrast", "coarse_dropout")
 _ONLY_FLIPS = AugmentConfig(meta_dropout=0.0, **dict.fromkeys(_BEYOND_FLIPS, 0.0))
 _EPOCHS = 1_000_000

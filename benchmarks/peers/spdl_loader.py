@@ -1,4 +1,7 @@
-"""SPDL: a pipeline of threads over a folder of JPEGs; simplejpeg and OpenCV do the work, which frees the GIL."""
+"""SPDL: a pipeline of threads over a folder of JPEGs; simplejpeg and OpenCV do the work, which frees the GIL.
+
+Pixels and target, no checksums.
+"""
 
 import random
 from collections.abc import Iterator
@@ -9,9 +12,6 @@ from spdl.pipeline import PipelineBuilder
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("spdl", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
 
 
 def epochs(job: Job) -> Epochs:

@@ -1,6 +1,7 @@
 """torch's DataLoader over a folder of JPEGs, as most notebooks have it: one sample a call, workers of its own.
 
-Variants: pillow (Pillow decodes, OpenCV augments), opencv (simplejpeg decodes), albumentations (with that library).
+Pixels and target; no meta vector, no checksums; order and augmentation not repeatable across worker counts. Variants:
+pillow (Pillow decodes, OpenCV augments), opencv (simplejpeg decodes), albumentations (with that library).
 """
 
 from typing import Any
@@ -10,9 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("torch", "pillow", "simplejpeg", "opencv-python-headless", "albumentations")
-CONTRACT = "pixels and target; no meta vector, no checksums; order and augmentation not repeatable across worker counts"
 
 
 class Files(Dataset[Any]):

@@ -1,4 +1,8 @@
-"""webdataset over our shards, which are WebDataset shards. Variants: pillow, simplejpeg (what decodes)."""
+"""webdataset over our shards, which are WebDataset shards. Variants: pillow, simplejpeg (what decodes).
+
+Pixels, meta vector and target, no checksums; shuffled in a reservoir of 1,000; workers own shards, so that one works
+alone at the end of an epoch of few shards.
+"""
 
 import io
 from typing import Any
@@ -9,12 +13,6 @@ import webdataset
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("webdataset", "torch", "pillow", "simplejpeg", "opencv-python-headless")
-CONTRACT = (
-    "pixels, meta vector and target; shuffled in a reservoir of 1,000; workers own shards, so that one works alone at "
-    "the end of an epoch of few shards; no checksums"
-)
 
 
 class Sample:

@@ -19,6 +19,8 @@ from typing import Any
 
 from benchmarks.peers.job import Job
 
+_PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "albumentations", "webdataset")
+_PACKAGES += ("nvidia-dali-cuda130", "ffcv", "litdata", "mosaicml-streaming", "spdl")
 _FEWEST = 4  # steady batches of a turn, however slow
 
 
@@ -43,8 +45,8 @@ def main() -> None:
             images = stream.next()
             answer = {
                 "first_batch_s": time.perf_counter() - begin,
-                "contract": adapter.CONTRACT,
-                "versions": versions(adapter.PACKAGES),
+                "contract": " ".join(adapter.__doc__.split()),
+                "versions": versions(),
                 "wrong": wrong(images, job),
             }
         else:
@@ -52,10 +54,10 @@ def main() -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Of those that this environment has."""
+def versions() -> dict[str, str]:
+    """Of what may do a loader's work, as far as this environment has it."""
     found = {}
-    for name in packages:
+    for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -55,7 +55,7 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one peer that works, one that is not installed, and one whose process dies."""
     folder = tmp_path_factory.mktemp("lab")
     peers = (
-        next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg"),
+        next(peer for peer in PEERS if peer.name == "torch DataLoader, simplejpeg"),
         Contender(name="absent", adapter="ffcv_loader", environment="no such", quick=True),
         Contender(name="broken", adapter="no_such_adapter", quick=True),
     )
@@ -77,7 +77,7 @@ def test_the_record_has_every_part_and_reads_back(lab: Path) -> None:
     assert {"matrix_tflops", "memory_gb_per_s"} <= set(found.limits)
     assert all(limit.median > 0 for limit in found.limits.values())
     assert all(value > 0 for value in (*found.costs.values(), *found.training.roofline.values()))
-    by_name = {one.name: one for one in found.loaders}
+    by_name = {loader.name: loader for loader in found.loaders}
     ours, again, limit = (by_name[name] for name in (OURS, AGAIN, LIMIT.name))
     assert ours.of_ours is not None
     assert ours.of_ours.median == 1.0
@@ -112,7 +112,7 @@ def test_what_was_measured_is_kept_where_our_own_loader_fails(
 
 
 def test_a_peer_without_figures_says_why(lab: Path) -> None:
-    failed = {one.name: one.failed for one in read(lab / "record.json").loaders if one.failed}
+    failed = {loader.name: loader.failed for loader in read(lab / "record.json").loaders if loader.failed}
     assert failed["absent"] == "it is not installed (benchmarks/peers/install.sh no such)"
     assert "no_such_adapter" in failed["broken"]
     assert set(failed) == {"absent", "broken"}
@@ -120,15 +120,17 @@ def test_a_peer_without_figures_says_why(lab: Path) -> None:
 
 def test_a_trace_has_twenty_steps_and_the_loaders_threads(lab: Path) -> None:
     events = json.loads((lab / "trace.json").read_text())["traceEvents"]
-    steps = [one for one in events if str(one.get("name")).startswith("step ") and one.get("ph") == "X"]
+    steps = [event for event in events if str(event.get("name")).startswith("step ") and event.get("ph") == "X"]
     assert len(steps) == trace.STEPS
-    begin, end = min(one["ts"] for one in steps), max(one["ts"] + one["dur"] for one in steps)
-    spans = [one for one in events if one.get("cat") == "loader"]
-    assert {one["name"] for one in spans} >= {"loader: read", "loader: decode", "loader: augment"}
-    assert all(begin - 1e6 < one["ts"] < end for one in spans)
-    assert any(begin < one["ts"] and one["ts"] + one["dur"] < end for one in spans)
-    named = {one["tid"] for one in events if one.get("name") == "thread_name" and "renderer" in one["args"]["name"]}
-    assert {one["tid"] for one in spans if one["name"] == "loader: decode"} <= named
+    begin, end = min(event["ts"] for event in steps), max(event["ts"] + event["dur"] for event in steps)
+    spans = [event for event in events if event.get("cat") == "loader"]
+    assert {event["name"] for event in spans} >= {"loader: read", "loader: decode", "loader: augment"}
+    assert all(begin - 1e6 < event["ts"] < end for event in spans)
+    assert any(begin < event["ts"] and event["ts"] + event["dur"] < end for event in spans)
+    named = {
+        event["tid"] for event in events if event.get("name") == "thread_name" and "renderer" in event["args"]["name"]
+    }
+    assert {event["tid"] for event in spans if event["name"] == "loader: decode"} <= named
     assert steps[0]["tid"] not in named
 
 
@@ -138,8 +140,8 @@ def states(pids: list[int]) -> list[str]:
 
 def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
     place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
-    one = next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg")
-    process = LoaderProcess(one.adapter, place.job(one, "flips"), log=tmp_path / "log")
+    peer = next(peer for peer in PEERS if peer.name == "torch DataLoader, simplejpeg")
+    process = LoaderProcess(peer.adapter, place.job(peer, "flips"), log=tmp_path / "log")
     process.imported()
     process.open()
     assert process.run(0.05).images > 0
@@ -175,9 +177,9 @@ def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))
     found = scaling.sweeps(place, sizes, rounds=1, seconds=0.02, say=lambda _: None)
-    assert [one.name for one in found] == ["threads", "ranks", "batch", "size", "samples"]
-    assert [[point.x for point in one.points] for one in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
-    assert all(point.y.median > 0 and point.memory_mib for one in found for point in one.points)
+    assert [sweep.name for sweep in found] == ["threads", "ranks", "batch", "size", "samples"]
+    assert [[point.x for point in sweep.points] for sweep in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
+    assert all(point.y.median > 0 and point.memory_mib for sweep in found for point in sweep.points)
     assert [sweep.fitted for sweep in found] == [1, 1, 2, 1, 2]
     large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
     rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
