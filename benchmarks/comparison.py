@@ -2,157 +2,110 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
-from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, Ground, Peers, ours
-from benchmarks.process import LoaderProcess, Turn
+from benchmarks.contenders import AGAIN, LIMIT, OURS, PEERS, Contender, Peers, Setup, ours
+from benchmarks.process import LoaderProcess, Round
 from benchmarks.record import LoaderFigures
-from benchmarks.turns import in_turns, is_tie, noise, ratio, spread
+from benchmarks.rounds import in_turns, is_tie, noise, ratios, spread
 from configs.errors import UserError
 
 
-@dataclass(kw_only=True)
-class Seen:
-    """A contender on one workload, and what its turns gave; `failed` says why it takes no more turns."""
+@dataclass
+class Measurement:
+    """A contender on one workload, and what its rounds gave; `failed` says why it takes no more of them."""
 
     contender: Contender
-    threads: int
-    disk_mib: float = 0.0
-    process: LoaderProcess | None = None
+    workload: str
     failed: str = ""
-    turns: list[Turn] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
+    disk_mib: float | None = None
+    process: LoaderProcess = field(init=False)
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def rates(self) -> list[float]:
-        """Images/s, a figure for each turn."""
-        return [turn.images / turn.seconds for turn in self.turns]
+        """Images/s, a figure for each round."""
+        return [each.rate for each in self.rounds]
 
-    def attempt(self, step: Callable[[], None]) -> None:
+    def start(self, setup: Setup, opened: ExitStack) -> None:
+        """Write what it reads, and let its process import."""
+        self.disk_mib = setup.prepare(self.contender)
+        log, job = f"{self.contender.name}, {self.workload}.log", setup.job(self.contender, self.workload)
+        adapter, python = self.contender.adapter, self.contender.python()
+        self.process = LoaderProcess(adapter, job, python=python, log=setup.work / "logs" / log)
+        opened.enter_context(closing(self.process))
+
+    def attempt(self, step: "Callable[[Measurement], object]") -> float:
         """Take a step unless one failed before; only what all others are compared with may not fail."""
-        if self.failed:
-            return
-        try:
-            step()
-        except UserError as error:
-            if self.contender.kind == "limit" or self.contender.name in (OURS, AGAIN):
-                raise
-            self.failed = str(error)
-            if self.process is not None:  # it must not go on beside the others
-                self.process.close()
+        if not self.failed:
+            try:
+                step(self)
+            except UserError as error:
+                if self.contender.name in (LIMIT.name, OURS, AGAIN):
+                    raise
+                self.failed = str(error)
+                if hasattr(self, "process"):  # it must not go on beside the others
+                    self.process.close()
+        return 0.0
 
 
 def compared(
-    place: Ground, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
+    setup: Setup, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
 ) -> tuple[list[LoaderFigures], dict[str, float]]:
     """Figures of every contender on each workload, and each workload's A/A control.
 
-    One workload after the other: memory must hold all that take turns.
+    One workload after the other: memory must hold all that take turns. Raises UserError where ours fails.
     """
-    found: list[LoaderFigures] = []
+    figures: list[LoaderFigures] = []
     controls: dict[str, float] = {}
     for workload in workloads:
-        seen = _take_turns(place, peers, workload, rounds, seconds, say)
-        by_name = {one.contender.name: one for one in seen}
+        chosen = [peer for peer in PEERS if peers == "all" or peer.quick]
+        found = [Measurement(contender, workload) for contender in (LIMIT, *ours(setup.common.device, peers), *chosen)]
+        say(f"starting {len(found)} loaders: {workload}")
+        with ExitStack() as opened:
+            steps: tuple[Callable[[Measurement], object], ...] = (
+                partial(Measurement.start, setup=setup, opened=opened),
+                lambda each: each.process.imported(),  # imports share the cores, openings do not
+                lambda each: each.process.open(),
+                lambda each: each.process.run(0.0),  # pages, pools, and what was made while it waited
+            )
+            for step in steps:
+                for each in found:
+                    each.attempt(step)
+            say(f"{sum(not each.failed for each in found)} loaders take turns, {rounds} rounds")
+            in_turns({each.contender.name: partial(each.attempt, _round(seconds)) for each in found}, rounds)
+        by_name = {each.contender.name: each for each in found}
         controls[workload] = noise(by_name[OURS].rates, by_name[AGAIN].rates)
-        found += [_figures(one, workload, seen, controls[workload]) for one in seen]
-    return found, controls
+        beside = by_name[LIMIT.name].rates, by_name[OURS].rates, controls[workload]
+        figures += [_figures(each, *beside) for each in found]
+    return figures, controls
 
 
-def thread_steps(most: int) -> list[int]:
-    """1, 2, 4 ... and `most` itself."""
-    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
+def _round(seconds: float) -> Callable[[Measurement], None]:
+    return lambda each: each.rounds.append(each.process.run(seconds))
 
 
-def _contenders(place: Ground, peers: Peers) -> list[Contender]:
-    """Bare decoding on all threads comes last of the limits: it is what the others are compared with."""
-    limits = [
-        Contender(name=f"libjpeg-turbo alone, threads: {threads}", adapter="turbojpeg", kind="limit", threads=threads)
-        for threads in thread_steps(place.threads)
-    ]
-    chosen = [one for one in PEERS if peers == "all" or (peers == "quick" and one.quick)]
-    return [*limits, *ours(place.device, peers), *chosen]
-
-
-def _take_turns(
-    place: Ground, peers: Peers, workload: str, rounds: int, seconds: float, say: Callable[[str], None]
-) -> list[Seen]:
-    seen = [Seen(contender=one, threads=one.threads or place.threads) for one in _contenders(place, peers)]
-    for one in seen:
-        one.attempt(partial(_prepare, place, one))
-    say(f"starting {sum(not one.failed for one in seen)} loaders: {workload}")
-    with ExitStack() as opened:
-        for one in seen:
-            one.attempt(partial(_start, place, one, workload, opened))
-        for step in (LoaderProcess.imported, LoaderProcess.open):  # imports share the cores, openings do not
-            for one in seen:
-                one.attempt(partial(_call, one, step))
-        say(f"{sum(not one.failed for one in seen)} loaders take turns, {rounds} rounds")
-        for one in seen:  # pages, pools, and what was made while it waited
-            one.attempt(partial(_warm_up, one))
-        in_turns({one.contender.name: partial(_turn, one, seconds) for one in seen}, rounds)
-    return seen
-
-
-def _prepare(place: Ground, one: Seen) -> None:
-    one.disk_mib = place.prepare(one.contender)
-
-
-def _start(place: Ground, one: Seen, workload: str, opened: ExitStack) -> None:
-    contender = one.contender
-    job = place.job(contender, workload, threads=one.threads)
-    log = place.work / "logs" / f"{contender.name}, {workload}.log"
-    one.process = opened.enter_context(
-        closing(LoaderProcess(contender.adapter, job, python=contender.python(), log=log))
+def _figures(found: Measurement, limit: list[float], default: list[float], control: float) -> LoaderFigures:
+    contender, rates = found.contender, found.rates
+    figures = LoaderFigures(
+        name=contender.name, kind=contender.kind, workload=found.workload, failed=found.failed, pixels=contender.pixels
     )
-
-
-def _call(one: Seen, step: Callable[[LoaderProcess], None]) -> None:
-    assert one.process is not None
-    step(one.process)
-
-
-def _warm_up(one: Seen) -> None:
-    assert one.process is not None
-    one.process.turn(0.0)
-
-
-def _turn(one: Seen, seconds: float) -> float:
-    def turn() -> None:
-        assert one.process is not None
-        one.turns.append(one.process.turn(seconds))
-        one.memory.append(one.process.memory_mib or 0.0)
-
-    one.attempt(turn)
-    return 0.0
-
-
-def _figures(one: Seen, workload: str, some: list[Seen], control: float) -> LoaderFigures:
-    contender, process = one.contender, one.process
-    if one.failed or process is None:
-        return LoaderFigures(name=contender.name, kind=contender.kind, workload=workload, failed=one.failed)
-    limit = next(one for one in reversed(some) if one.contender.kind == "limit")
-    default = next(one for one in some if one.contender.name == OURS)
-    beside = None if contender.kind == "limit" else ratio(one.rates, default.rates)
-    waits = [wait for turn in one.turns for wait in turn.epoch_waits_s]
-    return LoaderFigures(
-        name=contender.name,
-        kind=contender.kind,
-        workload=workload,
-        contract=process.contract,
-        threads=one.threads,
-        versions=process.versions,
-        images_per_s=spread(one.rates),
-        of_limit=ratio(one.rates, limit.rates),
-        of_ours=beside,
-        tie=beside is not None and contender.name != OURS and is_tie(one.rates, default.rates, control),
-        pixels=contender.pixels,
-        first_batch_s=round(process.first_batch_s, 3),
+    if found.failed:
+        return figures
+    ready, waits = found.process.ready, [wait for each in found.rounds for wait in each.epoch_waits_s]
+    return replace(
+        figures,
+        contract=ready["contract"],
+        versions=ready["versions"],
+        images_per_s=spread(rates),
+        of_limit=spread(ratios(rates, limit)),
+        of_ours=None if contender is LIMIT else spread(ratios(rates, default)),
+        tie=contender.name != OURS and contender is not LIMIT and is_tie(rates, default, control),
+        first_batch_s=round(ready["first_batch_s"], 3),
         epoch_wait_ms=round(median(waits) * 1e3, 1) if waits else None,
-        cpu_us=round(median(turn.cpu_seconds / turn.consumed for turn in one.turns) * 1e6, 1),
-        memory_mib=max(one.memory) or None,
-        gpu_mib=None if process.gpu_mib is None else round(process.gpu_mib, 1),
-        disk_mib=one.disk_mib or None,
+        cpu_us=round(median(each.cpu_seconds / each.consumed for each in found.rounds) * 1e6, 1),
+        memory_mib=max(each.memory_mib for each in found.rounds),
+        disk_mib=found.disk_mib,
     )

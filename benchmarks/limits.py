@@ -1,139 +1,127 @@
-"""What the machine reaches at best: bytes copied, matrix products, and on a GPU the bus and the JPEG decoder."""
+"""What the machine reaches at best, what a model makes of it, and what our own bookkeeping costs."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.record import Limits, Work
-from benchmarks.turns import Spread, in_turns, spread
-from configs.machine import usable_cores
-from loaders.dali import require_dali
-from loaders.shards import ShardSet
+from benchmarks.rounds import Spread, in_turns, spread
+from configs.schema import AugmentConfig
+from engine.precision import autocast_of
+from loaders.augment import draw_params
+from loaders.batch import Batch
+from loaders.order import permutation
 
 _COPIED = 256 * 2**20  # bytes: more than any cache holds
-_DECODED = 256  # JPEGs of a batch for the GPU's decoder
 _ROUNDS = 5
+_SAMPLES = 1_000_000
+_DRAWN = 2048  # samples whose parameters loaders/request.py draws at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reach:
-    """The best that the training device did: floating-point operations and copied bytes, a second."""
+def limits(device: torch.device, dtype: torch.dtype) -> dict[str, Spread]:
+    """What can be reached, measured in turns.
 
-    flops: float
-    bytes: float
-
-
-def limits(shards: ShardSet, device: torch.device, dtype: torch.dtype, thread_steps: list[int]) -> tuple[Limits, Reach]:
-    """Measure all of them, in turns."""
+    matrix_tflops: a large matrix product in the precision of the training step, two operations a multiply-add;
+    memory_gb_per_s, gpu_memory_gb_per_s: a copy within main or GPU memory, bytes read and written counted once each;
+    to_gpu_gb_per_s: from pinned memory.
+    """
     source = torch.randint(0, 255, (_COPIED,), dtype=torch.uint8)
-    target = torch.empty_like(source)
-    measured: dict[str, Callable[[], float]] = {
-        f"memory {threads}": _copying(source, target, threads) for threads in thread_steps
-    }
-    measured["matmul"] = _multiplying(device, dtype)
-    if device.type == "cuda":
-        on_device, pinned = source.to(device), source.pin_memory()
-        measured["device"] = _copying(on_device, torch.empty_like(on_device), None)
-        measured["to device"] = _copying(pinned, torch.empty_like(on_device), None)
-        if require_dali() is None:
-            measured["nvjpeg"] = decoding(shards, "mixed")
-    for one in measured.values():
-        one()  # warm
-    found = {name: spread(values) for name, values in in_turns(measured, _ROUNDS).items()}
-    memory = {name.split()[1]: _scaled(one, 2e-9) for name, one in found.items() if name.startswith("memory ")}
-    flops = found["matmul"]
-    made = Limits(
-        memory_gb_per_s=memory,
-        matmul_tflops=_scaled(flops, 1e-12),
-        precision=str(dtype).removeprefix("torch."),
-        device_gb_per_s=_scaled(found["device"], 2e-9) if "device" in found else None,
-        to_device_gb_per_s=_scaled(found["to device"], 1e-9) if "to device" in found else None,
-        nvjpeg_images_per_s=found.get("nvjpeg"),
-    )
-    best = made.device_gb_per_s.median if made.device_gb_per_s else max(one.median for one in memory.values())
-    return made, Reach(flops=flops.median, bytes=best * 1e9)
-
-
-def shares(work: Work, images_per_s: float, reach: Reach) -> Work:
-    """`work` with what a step of so many images a second makes of the machine."""
-    return replace(
-        work,
-        flops_share=round(work.step_gflop * 1e9 * images_per_s / reach.flops, 4),
-        bandwidth_share=round(work.step_gb * 1e9 * images_per_s / reach.bytes, 4),
-    )
-
-
-def decoding(shards: ShardSet, device: str) -> Callable[[], float]:
-    """Images/s of DALI's decoder ("mixed" or "cpu") alone, the same JPEGs again and again."""
-    import nvidia.dali.fn as fn
-    from nvidia.dali import Pipeline
-
-    index = np.resize(np.flatnonzero(shards.fold >= 0), _DECODED)
-    jpegs = [np.frombuffer(one, np.uint8) for one in shards.jpegs(index)]
-    on_gpu = device == "mixed"
-    pipeline: Any = Pipeline(_DECODED, usable_cores(), 0 if on_gpu else None, prefetch_queue_depth=2)
-    with pipeline:
-        pipeline.set_outputs(fn.decoders.image(fn.external_source(source=lambda: jpegs), device=device))
-    pipeline.build()
-
-    def run(batches: int = 16) -> float:
-        for _ in range(2):  # what was made ahead while nothing was timed
-            pipeline.run()
-        begin = time.perf_counter()
-        for _ in range(batches):
-            pipeline.run()
-        if on_gpu:
-            torch.cuda.synchronize()
-        return batches * _DECODED / (time.perf_counter() - begin)
-
-    return run
-
-
-def _copying(source: torch.Tensor, target: torch.Tensor, threads: int | None) -> Callable[[], float]:
-    """Bytes/s."""
-
-    def run() -> float:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads or before)
-        seconds = _seconds(lambda: target.copy_(source, non_blocking=True), target.device)
-        torch.set_num_threads(before)
-        return source.numel() / seconds
-
-    return run
-
-
-def _multiplying(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
-    """Floating-point operations/s of a matrix product, two a multiply-add."""
     edge = 8192 if device.type == "cuda" else 1024
-    one, other = (torch.randn(edge, edge, dtype=dtype, device=device) for _ in range(2))
-    return lambda: 2 * edge**3 / _seconds(lambda: one @ other, device)
+    left, right = (torch.randn(edge, edge, dtype=dtype, device=device) for _ in range(2))
+    measured: dict[str, Callable[[], float]] = {
+        "matrix_tflops": lambda: 2e-12 * edge**3 / _seconds(lambda: left @ right, device),
+        "memory_gb_per_s": _copying(source, torch.empty_like(source), 2e-9),
+    }
+    if device.type == "cuda":
+        on_gpu, pinned = source.to(device), source.pin_memory()
+        measured["gpu_memory_gb_per_s"] = _copying(on_gpu, torch.empty_like(on_gpu), 2e-9)
+        measured["to_gpu_gb_per_s"] = _copying(pinned, torch.empty_like(on_gpu), 1e-9)
+    for measure in measured.values():
+        measure()  # warm
+    return {name: spread(values) for name, values in in_turns(measured, _ROUNDS).items()}
+
+
+def _copying(source: torch.Tensor, target: torch.Tensor, scale: float) -> Callable[[], float]:
+    return lambda: scale * source.numel() / _seconds(lambda: target.copy_(source, non_blocking=True), target.device)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Of one call, the best of at least three within 50 ms: a limit is what nothing disturbed."""
     on_gpu = device.type == "cuda"
     together = 8 if on_gpu else 1  # queued, so that their launch and the wait for the last are none of theirs
-    best, deadline = float("inf"), time.perf_counter() + 0.05
-    for number in count():
-        if number >= 3 and time.perf_counter() > deadline:
-            return best
+    found: list[float] = []
+    deadline = time.perf_counter() + 0.05
+    while len(found) < 3 or time.perf_counter() < deadline:
         begin = time.perf_counter()
         for _ in range(together):
             work()
         if on_gpu:
             torch.cuda.synchronize(device)
-        best = min(best, (time.perf_counter() - begin) / together)
-    raise AssertionError
+        found.append((time.perf_counter() - begin) / together)
+    return min(found)
 
 
-def _scaled(one: Spread, factor: float) -> Spread:
-    return Spread(median=_four(one.median * factor), low=_four(one.low * factor), high=_four(one.high * factor))
+def roofline(
+    model: torch.nn.Module, batch: Batch, dtype: torch.dtype, images_per_s: float, reached: dict[str, Spread]
+) -> dict[str, float]:
+    """What an image costs an eager step (forward and backward), and what share of the machine's limits that reaches.
+
+    parameters_m: millions; gflop, mb: operations (10^9) and bytes read and written by operators (10^6) per image;
+    of_matrix_product, of_copy_rate: as shares of `limits`, the latter above 1 where caches or fusion spare the memory.
+    Operations are three times those of the forward pass: torch's counter forgets the groups of a convolution in its
+    backward, which multiplies an EfficientNet's by ten.
+    """
+    device, images = batch.image.device, len(batch.index)
+    with ByteCounter() as moved, autocast_of(dtype, device)():
+        model(batch.image, batch.meta).float().sum().backward()
+    model.zero_grad(set_to_none=True)
+    gflop, mb = 3 * forward_gflop(model, batch.image[:1], batch.meta[:1]), moved.bytes / 1e6 / images
+    memory = reached.get("gpu_memory_gb_per_s", reached["memory_gb_per_s"])
+    figures = {
+        "parameters_m": sum(weight.numel() for weight in model.parameters()) / 1e6,
+        "gflop": gflop,
+        "of_matrix_product": gflop * images_per_s / reached["matrix_tflops"].median / 1e3,
+        "mb": mb,
+        "of_copy_rate": mb * images_per_s / memory.median / 1e3,
+    }
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
-def _four(value: float) -> float:
-    return float(f"{value:.4g}")
+def forward_gflop(model: torch.nn.Module, image: torch.Tensor, meta: torch.Tensor) -> float:
+    """Operations (10^9, two a multiply-add) of the forward pass."""
+    training = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(image, meta)
+    model.train(training)
+    return float(counter.get_total_flops()) / 1e9
+
+
+class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of all tensors that operators take and give; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one operator."""
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            found = {id(leaf): leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)}
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        return result
+
+
+def costs(batch_size: int) -> dict[str, float]:
+    """Microseconds per step that order and augmentation parameters of an epoch of 1,000,000 samples take."""
+    cpu, order = torch.device("cpu"), permutation(_SAMPLES, 0, 0)
+    draw = partial(draw_params, AugmentConfig(), seed=0, epoch=0, index=order[:_DRAWN], size=256)
+    return {
+        "order_us": round(_seconds(lambda: permutation(_SAMPLES, 0, 0), cpu) / _SAMPLES * batch_size * 1e6, 1),
+        "params_us": round(_seconds(draw, cpu) / _DRAWN * batch_size * 1e6, 1),
+    }

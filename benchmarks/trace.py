@@ -3,129 +3,61 @@
 import gzip
 import json
 import os
-import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.training import endless
-from configs.schema import TrainConfig
-from engine.distributed import Ranks
-from engine.session import Session, open_session
-from loaders.meter import StageClock
+from engine.run import Run
+from loaders.meter import Span
 
 STEPS = 20
 _WARM_UP = 3
 _MARK = "clocks compared"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """What a thread of the loader did, in seconds of time.perf_counter."""
-
-    stage: str
-    thread: int
-    name: str
-    begin: float
-    seconds: float
-
-
-class TracingClock(StageClock):
-    """A StageClock that also keeps when and where each time was spent, while `recording`.
-
-    A task goes through its stages sample by sample; the spans show their sums, one after the other.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.recording = False
-        self.spans: list[Span] = []
-
-    def add(self, **seconds: float) -> None:
-        """Count, and keep the spans that end now."""
-        super().add(**seconds)
-        if self.recording:
-            begin = time.perf_counter() - sum(seconds.values())
-            thread = threading.current_thread()
-            for stage, spent in seconds.items():
-                self.spans.append(
-                    Span(stage=stage, thread=thread.native_id or 0, name=thread.name, begin=begin, seconds=spent)
-                )
-                begin += spent
-
-
-def trace(config: TrainConfig, ranks: Ranks, path: Path) -> None:
+def trace(run: Run, path: Path) -> None:
     """Train STEPS steps under torch's profiler, and write what it and the loader saw as one Chrome trace.
 
-    In a session of its own, because what profiles may slow what is measured. A `path` that ends in .gz is compressed.
+    In a run of its own, because what profiles may slow what is measured. A `path` that ends in .gz is compressed.
     """
-    with open_session(config, ranks) as session:
-        _write(session, path)
-
-
-def _write(session: Session, path: Path) -> None:
-    clock = TracingClock()
-    session.loader.source.clock = clock
-    session.model.train()
-    stream = endless(session)
-    for _ in range(_WARM_UP):
-        _traced_step(session, stream)
-    activities = [ProfilerActivity.CPU]
-    if session.ranks.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    clock.recording = True
-    with profile(activities=activities) as profiler:
+    stream = run.data.stream
+    run.trainer.model.train()
+    for batch in islice(stream, _WARM_UP):
+        run.trainer.step(batch)
+    on_gpu = run.ranks.device.type == "cuda"
+    spans = run.data.loader.clock.record()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         with record_function(_MARK):
             mark = time.perf_counter()
         for number in range(STEPS):
             with record_function(f"step {number}"):
-                _traced_step(session, stream)
-        if session.ranks.device.type == "cuda":
-            torch.cuda.synchronize(session.ranks.device)
-    clock.recording = False
+                with record_function("wait for a batch"):
+                    batch = next(stream)
+                run.trainer.step(batch)
+        if on_gpu:
+            torch.cuda.synchronize(run.ranks.device)
+    seen = spans.copy()
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = path.with_name(f".{path.name}.json")
     profiler.export_chrome_trace(str(plain))
     content = json.loads(plain.read_text())
     plain.unlink()
-    content["traceEvents"] += _events(clock.spans, content["traceEvents"], mark)
+    content["traceEvents"] += _events(seen, content["traceEvents"], mark)
     text = json.dumps(content).encode()
     path.write_bytes(gzip.compress(text, 5) if path.suffix == ".gz" else text)
 
 
-def _traced_step(session: Session, stream: Any) -> None:
-    with record_function("wait for a batch"):
-        batch = next(stream)
-    session.begin_step()
-    with record_function("forward and backward"):
-        session.gradients(batch)
-    with record_function("optimizer"):
-        session.apply_gradients()
-
-
-def _events(spans: list[Span], seen: list[dict[str, Any]], mark: float) -> list[dict[str, Any]]:
+def _events(spans: list[Span], others: list[dict[str, Any]], mark: float) -> Iterator[dict[str, Any]]:
     """The spans on the profiler's clock, which read `ts` of the mark when ours read `mark`; and the threads' names."""
-    offset = next(one["ts"] for one in seen if one.get("name") == _MARK and one.get("ph") == "X") - mark * 1e6
-    pid = os.getpid()
-    made: list[dict[str, Any]] = [
-        {
-            "ph": "X",
-            "cat": "loader",
-            "name": f"loader: {one.stage}",
-            "pid": pid,
-            "tid": one.thread,
-            "ts": one.begin * 1e6 + offset,
-            "dur": one.seconds * 1e6,
-        }
-        for one in spans
-        if one.seconds
-    ]
-    names = {one.thread: one.name for one in spans if one.name != "MainThread"}
-    return made + [
-        {"ph": "M", "name": "thread_name", "pid": pid, "tid": thread, "args": {"name": name}}
-        for thread, name in names.items()
-    ]
+    offset = next(event["ts"] for event in others if event.get("name") == _MARK and event.get("ph") == "X") - mark * 1e6
+    for span in spans:
+        where = {"pid": os.getpid(), "tid": span.thread}
+        when = {"ts": span.begin * 1e6 + offset, "dur": span.seconds * 1e6}
+        yield {"ph": "X", "cat": "loader", "name": f"loader: {span.stage}", **where, **when}
+    for thread, name in {span.thread: span.name for span in spans if span.name != "MainThread"}.items():
+        yield {"ph": "M", "name": "thread_name", "pid": os.getpid(), "tid": thread, "args": {"name": name}}

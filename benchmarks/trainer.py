@@ -2,32 +2,45 @@
 
     python -m benchmarks.trainer --shards shards/sample128 --epochs 4 --seeds 5
 
-Trains every fold with both systems from every seed (what is there already is kept), compares the pooled out-of-fold
-AUCs, then times whole runs of both, alternating, with nothing else running. The AUCs compare two systems; on a small,
+Trains every fold with both systems from every seed, in turns and with nothing else running; what is there already is
+kept. Compares the pooled out-of-fold AUCs and the wall time of whole runs. The AUCs compare two systems; on a small,
 biased part of the images, with a tiny network, they say nothing of clinical use.
 """
 
-import shutil
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from benchmarks.environment import environment, write_record
-from configs.cli import parse, run_command
+from benchmarks.record import environment, write
+from benchmarks.rounds import ratios, spread
+from configs.cli import RECIPES, parse, run_command
 from configs.errors import UserError, check
+from configs.machine import usable_cores
 from configs.schema import TrainConfig
 from evaluation.bootstrap import auc_difference_over_seeds
 from evaluation.metrics import auc
+from loaders.shards import ShardSet
+from models.backbones import SHORT_NAMES
+from prep.metadata import FEATURES
 
+_WHAT = (
+    "The plain one is benchmarks/peers/plain_torch.py: DataLoader, Pillow, albumentations, float32, as a notebook does "
+    "it. Both train tiny from random weights with the same recipe, folds, JPEGs and epochs, 5 folds from every seed: "
+    "pooled out-of-fold AUC after the last epoch (mean of seeds, range; the difference with its 95 % interval over "
+    "groups and seeds; the standard error of a single year is about 0.02), and wall time of whole runs of one fold"
+)
+SYSTEMS = ("ours", "plain")
 _SOURCES = {"merged": (2019, 2020), "2020 only": (2020,), "2019 only": (2019,)}
+_PLAIN_IMAGES, _PLAIN_SECONDS = 20_000, 1800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,47 +55,43 @@ class TrainerBenchmarkConfig:
     """Epochs of each run."""
     seeds: int = 5
     """Seeds of each system and fold."""
-    rounds: int = 5
-    """Timed pairs of whole runs, of the first folds and seeds."""
-    also_timed: str | None = None
-    """Another shard set of the same images, of another size, to time one epoch of."""
     out: str = "benchmarks/results/trainer.json"
     """Where the record is written."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "seeds", "rounds"):
+        for name in ("epochs", "seeds"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train what is missing, compare, time, record."""
+    """Train what is missing, compare, record."""
     description = (__doc__ or "").split("\n")[0]
     config = parse(TrainerBenchmarkConfig, argv, prog="python -m benchmarks.trainer", description=description)
     table = export(Path(config.shards), Path(config.runs) / "data")
-    folds = sorted(table["fold"].unique().tolist())
+    seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
+    found: dict[str, list[pd.DataFrame]] = {system: [] for system in SYSTEMS}
     for seed in range(config.seeds):
-        for fold in folds:
-            for system in (ours, plain):
-                system(config, Path(config.runs), fold, seed)
-    scores = {system.__name__: _pooled(config, table, folds, system.__name__) for system in (ours, plain)}
-    timings = [timed(config, folds)]
-    if config.also_timed:
-        other = replace(config, shards=config.also_timed, runs=f"{config.runs}/other", epochs=1)
-        export(Path(other.shards), Path(other.runs) / "data")
-        timings.append(timed(other, folds))
+        for fold in sorted(table["fold"].unique().tolist()):
+            for system in SYSTEMS if (seed + fold) % 2 else SYSTEMS[::-1]:
+                predictions, spent = trained(system, config, fold, seed)
+                found[system].append(predictions.assign(seed=seed))
+                seconds[system].append(spent)
+    scores = {}
+    for system, parts in found.items():
+        pooled = pd.concat(parts).pivot(index="seed", columns="key", values="pred_last")
+        scores[system] = pooled[table["key"]].to_numpy()
     record = {
-        "what": "tiny backbone from random weights, both trainers: pooled out-of-fold AUC after the last epoch",
+        "what": _WHAT,
         **environment(),
-        "config": {name: value for name, value in asdict(config).items() if name not in ("runs", "out")},
-        "recipe": {"batch_size": _recipe().batch_size, "lr": _recipe().optim.lr},
-        "size": _size(Path(config.shards)),
+        "epochs": config.epochs,
+        "seeds": config.seeds,
         "samples": len(table),
         "melanomas": int(table["target"].sum()),
-        "groups": int(table["group"].nunique()),
         "auc": {name: compared(table, scores, years) for name, years in _SOURCES.items()},
-        "timings": timings,
+        "seconds": {system: asdict(spread(spent)) for system, spent in seconds.items()},
+        "ratio": asdict(spread(ratios(seconds["ours"], seconds["plain"]))),
     }
-    write_record(Path(config.out), record)
+    write(Path(config.out), record)
 
 
 def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
@@ -90,22 +99,13 @@ def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
 
     Returns the table with each row's group.
     """
-    from loaders.shards import ShardSet
-
     opened = ShardSet(shards)
     rows = np.flatnonzero(opened.fold >= 0)
     rows = rows[:: -(-len(rows) // (most or len(rows)))]
     known = pd.read_parquet(shards / "samples.parquet", columns=["key", "group"]).set_index("key")["group"]
-    table = pd.DataFrame(
-        {
-            "key": [str(opened.key[row]) for row in rows.tolist()],
-            "fold": opened.fold[rows],
-            "source": opened.source[rows],
-            "target": opened.target[rows],
-        }
-    )
-    for column in range(opened.meta.shape[1]):
-        table[f"meta_{column}"] = opened.meta[rows, column]
+    facts = {"fold": opened.fold[rows], "source": opened.source[rows], "target": opened.target[rows]}
+    meta = {f"meta_{column}": opened.meta("clinical")[rows, column] for column in range(len(FEATURES["clinical"]))}
+    table = pd.DataFrame({"key": [str(opened.key[row]) for row in rows.tolist()], **facts, **meta})
     if not (out / "table.csv").is_file():
         (out / "images").mkdir(parents=True, exist_ok=True)
         for key, row in zip(table["key"], rows.tolist(), strict=True):
@@ -115,92 +115,66 @@ def export(shards: Path, out: Path, *, most: int | None = None) -> pd.DataFrame:
     return table.assign(group=known.loc[table["key"]].to_numpy())
 
 
-def ours(config: TrainerBenchmarkConfig, runs: Path, fold: int, seed: int) -> Path:
-    """Train a fold with train.py; returns the file of its predictions."""
-    out = runs / "ours" / f"seed{seed}"
-    found = out / "tiny" / f"fold{fold}" / "oof.parquet"
-    if not found.is_file():
-        words = ["train.py", "--backbone", "tiny", "--shards", config.shards, "--epochs", str(config.epochs)]
-        _run([*words, "--fold", str(fold), "--seed", str(seed), "--out", str(out)])
-    return found
-
-
-def plain(config: TrainerBenchmarkConfig, runs: Path, fold: int, seed: int) -> Path:
-    """Train a fold with the plain trainer; returns the file of its predictions."""
-    out = runs / "plain" / f"seed{seed}" / f"fold{fold}.csv"
-    if not out.is_file():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        recipe = _recipe()
-        words = ["-m", "benchmarks.peers.plain_torch", "--data", f"{config.runs}/data", "--epochs", str(config.epochs)]
-        words += ["--batch-size", str(recipe.batch_size), "--lr", str(recipe.optim.lr)]
-        _run([*words, "--fold", str(fold), "--seed", str(seed), "--out", str(out)])
-    return out
+def trained(system: str, config: TrainerBenchmarkConfig, fold: int, seed: int) -> tuple[pd.DataFrame, float]:
+    """Train a fold with "ours" or "plain", unless it is there already; its predictions, and seconds of wall time."""
+    out = Path(config.runs, system, f"seed{seed}")
+    same = ["--epochs", str(config.epochs), "--fold", str(fold), "--seed", str(seed)]
+    if system == "ours":
+        found = out / "tiny" / f"fold{fold}" / "oof.parquet"
+        words = ["train.py", "--backbone", "tiny", "--shards", config.shards, *same, "--out", str(out)]
+    else:
+        found = out / f"fold{fold}.csv"
+        recipe = parse(TrainConfig, ["--config", str(RECIPES / "tiny.yaml")], prog="", description="")
+        words = [*_plain_words(Path(config.runs, "data"), found, recipe.batch_size, recipe.optim.lr), *same]
+    spent = found.parent / f"seconds{fold}"
+    if not found.is_file() or not spent.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        print(f"$ python {' '.join(words)}", flush=True)
+        begin = time.perf_counter()
+        if subprocess.run([sys.executable, *words], check=False).returncode:
+            raise UserError(f"python {' '.join(words)} failed: see above")
+        spent.write_text(f"{time.perf_counter() - begin:.1f}")
+    return pd.read_parquet(found) if system == "ours" else pd.read_csv(found), float(spent.read_text())
 
 
 def compared(table: pd.DataFrame, scores: dict[str, Any], years: tuple[int, ...]) -> dict[str, Any]:
     """AUCs of both systems, seed by seed, and their difference with its interval over groups and seeds."""
     rows = table["source"].isin(years).to_numpy()
     target = table["target"].to_numpy()[rows]
-    a, b = scores["ours"][:, rows], scores["plain"][:, rows]
-    difference = auc_difference_over_seeds(target, a, b, table["group"].to_numpy()[rows])
+    ours, plain = (scores[system][:, rows] for system in SYSTEMS)
+    difference = auc_difference_over_seeds(target, ours, plain, table["group"].to_numpy()[rows])
     return {
-        "ours": [round(auc(target, row), 4) for row in a],
-        "plain": [round(auc(target, row), 4) for row in b],
+        "ours": [round(auc(target, row), 4) for row in ours],
+        "plain": [round(auc(target, row), 4) for row in plain],
         "ours_minus_plain": {name: round(value, 4) for name, value in asdict(difference).items()},
     }
 
 
-def timed(config: TrainerBenchmarkConfig, folds: list[int]) -> dict[str, Any]:
-    """Wall seconds of whole processes, one pair a round, the order of the two turned in every other round."""
-    found: list[dict[str, float]] = []
-    for number in range(config.rounds):
-        seconds = {}
-        systems: list[Callable[..., Path]] = [ours, plain] if number % 2 == 0 else [plain, ours]
-        for system in systems:
-            runs = Path(config.runs) / "timed"
-            shutil.rmtree(runs, ignore_errors=True)
-            begin = time.perf_counter()
-            system(config, runs, folds[number % len(folds)], number)
-            seconds[system.__name__] = time.perf_counter() - begin
-        found.append({name: round(value, 1) for name, value in seconds.items()})
-    ratios = [one["ours"] / one["plain"] for one in found]
-    return {
-        "size": _size(Path(config.shards)),
-        "epochs": config.epochs,
-        "seconds": found,
-        "ratio": {"median": round(median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)},
-    }
+def plain_speed(config: TrainConfig, folder: Path, device: torch.device, layout: bool) -> tuple[float | None, str]:
+    """Images/s of the plain trainer's second epoch, a worker for every core, or why there are none.
+
+    On at most 20,000 of the same JPEGs; on a GPU with bf16 autocast and, with `layout`, in channels_last.
+    """
+    export(Path(config.shards), folder / "plain", most=_PLAIN_IMAGES)
+    words = _plain_words(folder / "plain", folder / "plain.csv", config.batch_size, 1e-4)
+    words += ["--backbone", SHORT_NAMES.get(config.backbone, config.backbone), "--epochs", "2"]
+    words += ["--workers", str(usable_cores()), "--device", device.type]
+    if device.type == "cuda":
+        words += ["--amp", *(["--channels-last"] if layout else [])]
+    command = [sys.executable, *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PLAIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None, f"it took more than {_PLAIN_SECONDS} s"
+    speeds = re.findall(r"([\d.]+) img/s", done.stdout)
+    if done.returncode or not speeds:
+        return None, (done.stderr.splitlines() or ["it ended without a word"])[-1]
+    return float(speeds[-1]), ""
 
 
-def _pooled(config: TrainerBenchmarkConfig, table: pd.DataFrame, folds: list[int], system: str) -> Any:
-    """Predictions [seeds, N] of the held-out samples, in the table's order."""
-    rows = []
-    for seed in range(config.seeds):
-        parts = []
-        for fold in folds:
-            folder = Path(config.runs) / system / f"seed{seed}"
-            if system == "ours":
-                parts.append(pd.read_parquet(folder / "tiny" / f"fold{fold}" / "oof.parquet"))
-            else:
-                parts.append(pd.read_csv(folder / f"fold{fold}.csv"))
-        rows.append(pd.concat(parts).set_index("key")["pred_last"].loc[table["key"]].to_numpy())
-    return np.stack(rows)
-
-
-def _recipe() -> TrainConfig:
-    return parse(TrainConfig, ["--config", "configs/tiny.yaml"], prog="", description="")
-
-
-def _size(shards: Path) -> int:
-    from prep.manifest import read_manifest
-
-    return read_manifest(shards).size
-
-
-def _run(words: list[str]) -> None:
-    print(f"$ python {' '.join(words)}", flush=True)
-    if subprocess.run([sys.executable, *words], check=False).returncode:
-        raise UserError(f"python {' '.join(words)} failed: see above")
+def _plain_words(data: Path, out: Path, batch_size: int, lr: float) -> list[str]:
+    words = ["-m", "benchmarks.peers.plain_torch", "--data", str(data), "--out", str(out)]
+    return [*words, "--batch-size", str(batch_size), "--lr", str(lr)]
 
 
 if __name__ == "__main__":

@@ -11,12 +11,25 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from loaders.verdict import Feed, verdict
+
 Item = TypeVar("Item")
 STAGES = ("read", "decode", "augment", "copy")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Time that one thread spent in one stage: `begin` by time.perf_counter, in seconds."""
+
+    stage: str
+    thread: int
+    name: str
+    begin: float
+    seconds: float
+
+
 class StageClock:
-    """Seconds of each stage of a loader, added up over its threads, and how many batches lay ready.
+    """Seconds of each stage of a loader, added up over its threads, and how many batches were ready.
 
     read: bytes and their checksum; decode: JPEG to pixels (for DALI: the wait for its threads or the GPU); augment:
     everything done to the pixels; copy: gathering kept pixels, and handing a batch to the device. Safe to use from
@@ -29,12 +42,23 @@ class StageClock:
         self.images = 0
         self.ready = 0
         self.asked = 0
+        self._spans: list[Span] | None = None
+
+    def record(self) -> list[Span]:
+        """From now on also keep where and when time was spent, for a trace; returns the list that grows.
+
+        A task goes through its stages sample by sample; its spans show their sums, one after the other.
+        """
+        self._spans = []
+        return self._spans
 
     def add(self, **seconds: float) -> None:
         """Add the time that this thread has just spent in the named stages."""
         with self._lock:
             for stage, spent in seconds.items():
                 self.seconds[stage] += spent
+            if self._spans is not None:
+                self._spans += _spans_until_now(seconds)
 
     def batch(self, images: int, ready: int) -> None:
         """Count a batch of so many images that was handed over when `ready` batches, itself included, were made."""
@@ -59,13 +83,20 @@ class StageClock:
         return other
 
 
+def _spans_until_now(seconds: dict[str, float]) -> Iterator[Span]:
+    thread, begin = threading.current_thread(), time.perf_counter() - sum(seconds.values())
+    for stage, spent in seconds.items():
+        yield Span(stage=stage, thread=thread.native_id or 0, name=thread.name, begin=begin, seconds=spent)
+        begin += spent
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
     """How a stretch of steps was fed.
 
     waiting: share of the time that went into waiting for batches, 0 to 1; wait_ms: (p50, p95, p99) of one step's wait,
-    in milliseconds; stage_us: microseconds of its threads an image, by stage; ready: mean number of batches that
-    lay ready when one was asked for; gpu_idle: share of the time that the GPU had nothing to do between two steps, None
+    in milliseconds; stage_us: microseconds per image in its threads, by stage; ready: mean number of batches that were
+    ready when one was asked for; gpu_idle: share of the time that the GPU had nothing to do between two steps, None
     without a GPU.
     """
 
@@ -84,33 +115,13 @@ class LoadReport:
         return figures if self.gpu_idle is None else {**figures, "gpu_idle": self.gpu_idle}
 
     def verdict(self, *, placement: str, cache: str, on_gpu: bool) -> str:
-        """What bounds this run and what to change, in one line."""
-        wait = f"{self.waiting:.0%} of the time went into waiting for it (p95 {self.wait_ms[1]:.1f} ms a step)"
+        """What bounds this run and what to change, in one line; on a GPU its idle time counts, not the host's wait."""
+        figures = f"{self.waiting:.0%} of the time went into waiting for it (p95 {self.wait_ms[1]:.1f} ms a step)"
         if self.gpu_idle is not None:
-            wait += f", the GPU idled {self.gpu_idle:.0%}"
-        if max(self.waiting if not on_gpu else 0.0, self.gpu_idle or 0.0) < _KEEPS_UP:
-            return f"data kept up: {wait}; the training step bounds this run"
-        stage = max(self.stage_us, key=lambda name: self.stage_us[name])
-        return (
-            f"data bounds this run: {wait}; most of an image's {sum(self.stage_us.values()):.0f} us in the loader is "
-            f"{stage} ({self.stage_us[stage]:.0f} us): {remedy(stage, placement, cache, on_gpu)}"
-        )
-
-
-_KEEPS_UP = 0.05
-
-
-def remedy(stage: str, placement: str, cache: str, on_gpu: bool) -> str:
-    """What to change where `stage` (of STAGES) takes most of a loader's time."""
-    if stage == "copy" and cache == "ram" and placement == "dali-gpu":
-        return "keep the pixels on the GPU with --loader.cache gpu where they fit"
-    if stage == "read" and cache == "none":
-        return "put the shards on a local disk, or keep the pixels with --loader.cache ram"
-    if stage == "decode" and cache == "none":
-        return f"decode once with --loader.cache {'gpu' if placement == 'dali-gpu' else 'ram'} where the set fits"
-    if placement != "dali-gpu" and on_gpu:
-        return "augment on the GPU with --loader.placement dali-gpu"
-    return "give this rank more cores (--loader.threads), or augment less"
+            figures += f", the GPU idled {self.gpu_idle:.0%}"
+        lost = self.gpu_idle or 0.0 if on_gpu else self.waiting
+        feed = Feed(kept=1 - lost, stage_us=self.stage_us, placement=placement, cache=cache, on_gpu=on_gpu)
+        return verdict(feed, figures)
 
 
 class WaitMeter:

@@ -1,4 +1,8 @@
-"""DALI as its documentation has it: its own webdataset reader, its own operators, its iterator for torch."""
+"""DALI as its documentation has it: its own webdataset reader, its own operators, its iterator for torch.
+
+Pixels and target; shuffled in a reservoir of 1,000; saturation and value are scaled, not shifted, always five holes; no
+stand-in for a damaged JPEG, no checksums.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,6 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from nvidia.dali.types import BOOL
 
 from benchmarks.peers.job import Epochs, Job
-
-PACKAGES = ("nvidia-dali-cuda130",)
-CONTRACT = (
-    "pixels and target; shuffled in a reservoir of 1,000; saturation and value are scaled, not shifted, always five "
-    "holes; no stand-in for a damaged JPEG, no checksums"
-)
 
 
 @pipeline_def(enable_conditionals=True)
@@ -40,7 +38,7 @@ def pipeline(job: Job, device: str) -> Any:
 
 
 def _augmented(images: Any, size: int) -> Any:
-    """Each step on half of the pictures; a step that a picture is spared costs it nothing."""
+    """Each step on half of the images; a step that an image is spared costs it nothing."""
     uniform, heads = fn.random.uniform, fn.random.coin_flip
     if heads(dtype=BOOL):
         images = fn.transpose(images, perm=[1, 0, 2], transpose_layout=False)  # and flips: quarter turns, cheaply

@@ -1,4 +1,7 @@
-"""FFCV over its own file. Variants: jpg (JPEGs as they are), raw (pixels, eight times the bytes)."""
+"""FFCV over its own file. Variants: jpg (JPEGs, encoded anew), raw (pixels, eight times the bytes).
+
+Pixels and target; flips left-right only; rotation, scaling and hue are not FFCV's: the full augmentation is OpenCV's.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,16 +17,11 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-PACKAGES = ("ffcv", "opencv-python-headless", "numpy")
-CONTRACT = (
-    "pixels and target; JPEGs encoded anew; flips left-right only; rotation, scaling and hue are not FFCV's: full "
-    "augments with OpenCV"
-)
 _QUALITY = 96  # that of the shards: FFCV decodes and encodes anew
 
 
-class Pictures:
-    """Decoded pictures and targets, to be written."""
+class Images:
+    """Decoded images and targets, to be written."""
 
     def __init__(self, job: Job) -> None:
         self.paths, self.targets = job.files()
@@ -32,7 +30,7 @@ class Pictures:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> tuple[Any, float]:
-        return pixels.read(self.paths[number]), self.targets[number]
+        return pixels.decode(pixels.read(self.paths[number])), self.targets[number]
 
 
 class Augment(torch.nn.Module):
@@ -49,17 +47,15 @@ class Augment(torch.nn.Module):
             for image in part:
                 image[...] = pixels.full(image)
 
-        pictures = images.numpy()
-        list(self._pool.map(augment, [pictures[first :: self._threads] for first in range(self._threads)]))
+        list(self._pool.map(augment, [images.numpy()[first :: self._threads] for first in range(self._threads)]))
         return images
 
 
 def prepare(job: Job) -> None:
     """Write the .beton file."""
     mode = job.options["variant"]
-    encoding = {"write_mode": mode, "jpeg_quality": _QUALITY} if mode == "jpg" else {"write_mode": mode}
-    fields = {"image": RGBImageField(**encoding), "target": FloatField()}
-    DatasetWriter(str(job.own / "data.beton"), fields, num_workers=job.threads).from_indexed_dataset(Pictures(job))
+    fields = {"image": RGBImageField(write_mode=mode, jpeg_quality=_QUALITY), "target": FloatField()}
+    DatasetWriter(str(job.own / "data.beton"), fields, num_workers=job.threads).from_indexed_dataset(Images(job))
 
 
 def epochs(job: Job) -> Epochs:

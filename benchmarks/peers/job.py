@@ -1,10 +1,8 @@
 """What a loader is asked for when it is measured, and what it must hand over. Standard library only, for every peer.
 
-An adapter is a module of this folder with
+An adapter is a module of this folder. Its docstring says what its batches hold and what its work leaves out.
 
-    PACKAGES                 those that do its work, as pip knows them
-    CONTRACT                 what its batches hold besides uint8 pictures, what its work leaves out, in words
-    prepare(job)             optional: write the images in the peer's own format under job.folder, once
+    prepare(job)             where it has a format of its own: write the images under job.folder, once
     epochs(job)              endless: epochs of (images uint8 [b, size, size, 3], targets [b]), in a new order each
 """
 
@@ -40,7 +38,7 @@ class Job:
 
     @property
     def pin(self) -> bool:
-        """Whether batches should lie in pinned memory, to be copied to a GPU."""
+        """Whether batches should be in pinned memory, to be copied to a GPU."""
         return self.device == "cuda"
 
     @property
@@ -48,12 +46,18 @@ class Job:
         """The folder of the peer's own format."""
         return Path(self.folder)
 
+    @property
+    def workers(self) -> dict[str, Any]:
+        """The options of a DataLoader with worker processes."""
+        return {"batch_size": self.batch_size, "num_workers": self.threads, "pin_memory": self.pin}
+
     def files(self) -> tuple[list[str], list[float]]:
         """The JPEGs of the training images and their targets."""
         lines = [line.split(",") for line in (Path(self.data) / "table.csv").read_text().splitlines()]
         key, target = (lines[0].index(name) for name in ("key", "target"))
-        paths = [str(Path(self.data) / "images" / f"{line[key]}.jpg") for line in lines[1:]]
-        return paths, [float(line[target]) for line in lines[1:]]
+        return [f"{self.data}/images/{line[key]}.jpg" for line in lines[1:]], [
+            float(line[target]) for line in lines[1:]
+        ]
 
     def tars(self) -> list[str]:
         """The shards that hold training images."""

@@ -1,20 +1,19 @@
-"""litdata over its own chunks of JPEG bytes, with its own loader."""
+"""litdata over its own chunks of JPEG bytes, with its own loader; simplejpeg decodes and OpenCV augments.
+
+Pixels and target, no checksums.
+"""
 
 from typing import Any
 
-import numpy as np
 import torch
 from litdata import StreamingDataLoader, StreamingDataset, optimize
 
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-PACKAGES = ("litdata", "torch", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
-
 
 class Lesions(StreamingDataset):  # type: ignore[misc]
-    """Bytes to pictures."""
+    """Bytes to images."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(str(job.own), shuffle=True, drop_last=True, seed=job.seed)
@@ -23,15 +22,13 @@ class Lesions(StreamingDataset):  # type: ignore[misc]
     def __getitem__(self, index: Any) -> tuple[torch.Tensor, float]:
         """Image and target."""
         sample = super().__getitem__(index)
-        image = self.augment(pixels.decode(sample["jpeg"]))
-        return torch.from_numpy(np.ascontiguousarray(image)), sample["target"]
+        return pixels.tensor(self.augment(pixels.decode(sample["jpeg"]))), sample["target"]
 
 
 def packed(item: tuple[str, float]) -> dict[str, Any]:
     """What is stored of a sample."""
     path, target = item
-    with open(path, "rb") as file:  # noqa: PTH123
-        return {"jpeg": file.read(), "target": target}
+    return {"jpeg": pixels.read(path), "target": target}
 
 
 def prepare(job: Job) -> None:
@@ -42,7 +39,6 @@ def prepare(job: Job) -> None:
 
 def epochs(job: Job) -> Epochs:
     """The workers stay."""
-    options = {"batch_size": job.batch_size, "num_workers": job.threads, "pin_memory": job.pin}
-    loader = StreamingDataLoader(Lesions(job), drop_last=True, persistent_workers=True, **options)
+    loader = StreamingDataLoader(Lesions(job), drop_last=True, persistent_workers=True, **job.workers)
     while True:
         yield loader

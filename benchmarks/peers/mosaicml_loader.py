@@ -1,8 +1,10 @@
-"""mosaicml-streaming over its own MDS shards of JPEG bytes."""
+"""mosaicml-streaming over its own MDS shards of JPEG bytes; simplejpeg decodes and OpenCV augments.
+
+Pixels and target, no checksums.
+"""
 
 from typing import Any
 
-import numpy as np
 import torch
 from streaming import MDSWriter, StreamingDataset
 from streaming.base.util import clean_stale_shared_memory
@@ -11,12 +13,9 @@ from torch.utils.data import DataLoader
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-PACKAGES = ("mosaicml-streaming", "torch", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
-
 
 class Lesions(StreamingDataset):  # type: ignore[misc]
-    """Bytes to pictures."""
+    """Bytes to images."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(local=str(job.own), shuffle=True, batch_size=job.batch_size, shuffle_seed=job.seed)
@@ -25,22 +24,19 @@ class Lesions(StreamingDataset):  # type: ignore[misc]
     def __getitem__(self, index: Any) -> tuple[torch.Tensor, float]:
         """Image and target."""
         sample = super().__getitem__(index)
-        image = self.augment(pixels.decode(sample["jpeg"]))
-        return torch.from_numpy(np.ascontiguousarray(image)), sample["target"]
+        return pixels.tensor(self.augment(pixels.decode(sample["jpeg"]))), sample["target"]
 
 
 def prepare(job: Job) -> None:
     """Write the shards."""
     with MDSWriter(out=str(job.own), columns={"jpeg": "bytes", "target": "float64"}) as writer:
         for path, target in zip(*job.files(), strict=True):
-            with open(path, "rb") as file:  # noqa: PTH123
-                writer.write({"jpeg": file.read(), "target": target})
+            writer.write({"jpeg": pixels.read(path), "target": target})
 
 
 def epochs(job: Job) -> Epochs:
     """The workers stay."""
     clean_stale_shared_memory()  # of a run that was killed
-    options = {"batch_size": job.batch_size, "num_workers": job.threads, "pin_memory": job.pin}
-    loader: DataLoader[Any] = DataLoader(Lesions(job), drop_last=True, persistent_workers=True, **options)
+    loader: Any = DataLoader(Lesions(job), drop_last=True, persistent_workers=True, **job.workers)
     while True:
         yield loader

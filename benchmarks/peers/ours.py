@@ -1,31 +1,22 @@
-"""Our own stream. Options: placement, cache, decode, prefetch; rank and world_size for a share of each batch."""
+"""Our own stream. Options: placement, cache, decode, prefetch; rank and world_size for a share of each batch.
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+Pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified.
+"""
+
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.peers.job import Epochs, Job
 from configs.schema import AugmentConfig, LoaderConfig
+from loaders.loader import Loader
 from loaders.order import Partition
-from loaders.placement import open_loader
 from loaders.shards import ShardSet
-from loaders.stream import batches, train_requests
 
-PACKAGES = ("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130")
-CONTRACT = "pixels, meta vector, target, diagnosis, index and validity; order exact, each JPEG's checksum verified"
-_ONLY_FLIPS = AugmentConfig(
-    quarter_turn=0.0,
-    shift_scale_rotate=0.0,
-    hue_saturation_value=0.0,
-    brightness_contrast=0.0,
-    coarse_dropout=0.0,
-    meta_dropout=0.0,
-)
+_BEYOND_FLIPS = ("quarter_turn", "shift_scale_rotate", "hue_saturation_value", "brightness_contrast", "coarse_dropout")
+_ONLY_FLIPS = AugmentConfig(meta_dropout=0.0, **dict.fromkeys(_BEYOND_FLIPS, 0.0))
 _EPOCHS = 1_000_000
 
 
@@ -34,21 +25,11 @@ def epochs(job: Job) -> Epochs:
     options = dict(job.options)
     rank, world_size = options.pop("rank", 0), options.pop("world_size", 1)
     device = torch.device("cuda", 0) if job.device == "cuda" else torch.device("cpu")
-    with ExitStack() as opened:
-        shards = ShardSet(Path(job.shards))
-        rows = np.flatnonzero(shards.fold >= 0)
-        partition = Partition(
-            samples=len(rows), batch_size=job.batch_size * world_size, rank=rank, world_size=world_size
-        )
-        config = LoaderConfig(threads=job.threads, **options)
-        loader = opened.enter_context(open_loader(config, shards, rows, device, threads=job.threads))
-        augment = _ONLY_FLIPS if job.workload == "flips" else AugmentConfig()
-        requests = train_requests(rows, partition, augment, seed=job.seed, size=shards.size, epochs=range(_EPOCHS))
-        stream = batches(shards, "clinical", loader.renderer(job.batch_size), requests, device)
+    shards = ShardSet(Path(job.shards))
+    rows = np.flatnonzero(shards.fold >= 0)
+    partition = Partition(samples=len(rows), batch_size=job.batch_size * world_size, rank=rank, world_size=world_size)
+    augment = _ONLY_FLIPS if job.workload == "flips" else AugmentConfig()
+    with Loader(LoaderConfig(**options), shards, rows, device, threads=job.threads) as loader:
+        stream = loader.train_batches(rows, partition, augment, seed=job.seed, epochs=range(_EPOCHS))
         for _, epoch in groupby(stream, key=lambda batch: batch.epoch):
-            yield _pairs(epoch)
-
-
-def _pairs(epoch: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-    for batch in epoch:
-        yield batch.image, batch.target
+            yield ((batch.image, batch.target) for batch in epoch)

@@ -30,7 +30,7 @@ import timm  # noqa: E402
 
 
 class Lesions(Dataset[Any]):
-    """Pictures and meta vectors of the rows of a table."""
+    """Images and meta vectors of the rows of a table."""
 
     def __init__(self, table: pd.DataFrame, images: Path, transform: A.Compose, *, training: bool) -> None:
         self.keys = table["key"].tolist()
@@ -52,9 +52,9 @@ class Lesions(Dataset[Any]):
 class Net(nn.Module):
     """Backbone and meta branch in front of one linear layer behind five dropouts."""
 
-    def __init__(self, backbone: str, meta_features: int, *, pretrained: bool) -> None:
+    def __init__(self, backbone: str, meta_features: int) -> None:
         super().__init__()
-        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
+        self.backbone = timm.create_model(backbone, num_classes=0)
         self.meta = nn.Sequential(
             nn.Linear(meta_features, 512),
             nn.BatchNorm1d(512),
@@ -74,7 +74,7 @@ class Net(nn.Module):
 
 
 def augmentations(workload: str, seed: int | None) -> A.Compose:
-    """flips alone, or the full recipe, of uint8 pictures."""
+    """flips alone, or the full recipe, of uint8 images."""
     steps = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
     if workload == "full":
         steps += [
@@ -120,13 +120,12 @@ def main() -> None:
     held_out = table[table["fold"] == args.fold]
     train_transform, eval_transform = transforms(args.backbone, args.seed)
     options = {"batch_size": args.batch_size, "num_workers": args.workers, "pin_memory": device.type == "cuda"}
-    if args.workers:
-        options["persistent_workers"] = True
+    options["persistent_workers"] = args.workers > 0
     train_set = Lesions(table[table["fold"] != args.fold], args.data / "images", train_transform, training=True)
     eval_set = Lesions(held_out, args.data / "images", eval_transform, training=False)
     train_loader: DataLoader[Any] = DataLoader(train_set, shuffle=True, **options)
     eval_loader: DataLoader[Any] = DataLoader(eval_set, **options)
-    net = Net(args.backbone, train_set.meta.shape[1], pretrained=args.pretrained).to(device)
+    net = Net(args.backbone, train_set.meta.shape[1]).to(device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     net = net.to(memory_format=layout)
     optimizer, schedule = optimizer_and_schedule(net, args, len(train_loader))
@@ -167,7 +166,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--pretrained", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--channels-last", action="store_true")

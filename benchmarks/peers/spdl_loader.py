@@ -1,4 +1,7 @@
-"""SPDL: a pipeline of threads over a folder of JPEGs; simplejpeg and OpenCV do the work, which frees the GIL."""
+"""SPDL: a pipeline of threads over a folder of JPEGs; simplejpeg and OpenCV do the work, which frees the GIL.
+
+Pixels and target, no checksums.
+"""
 
 import random
 from collections.abc import Iterator
@@ -10,12 +13,9 @@ from spdl.pipeline import PipelineBuilder
 from benchmarks.peers import pixels
 from benchmarks.peers.job import Epochs, Job
 
-PACKAGES = ("spdl", "simplejpeg", "opencv-python-headless")
-CONTRACT = "pixels and target; simplejpeg decodes and OpenCV augments; no checksums"
-
 
 def epochs(job: Job) -> Epochs:
-    """A pipeline for each epoch, a batch to a task: a task for each picture costs more than its decoding."""
+    """A pipeline for each epoch, a batch to a task: a task for each image costs more than its decoding."""
     samples = list(zip(*job.files(), strict=True))
     augment = pixels.augmentation(job.workload)
 
@@ -26,8 +26,8 @@ def epochs(job: Job) -> Epochs:
 
     def load(batch: list[tuple[str, float]]) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.empty(len(batch), job.size, job.size, 3, dtype=torch.uint8, pin_memory=job.pin)
-        for picture, (path, _) in zip(images.numpy(), batch, strict=True):
-            picture[...] = augment(pixels.read(path))
+        for image, (path, _) in zip(images.numpy(), batch, strict=True):
+            image[...] = augment(pixels.decode(pixels.read(path)))
         return images, torch.tensor([target for _, target in batch])
 
     def epoch() -> Iterator[tuple[Any, Any]]:

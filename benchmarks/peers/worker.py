@@ -19,12 +19,8 @@ from typing import Any
 
 from benchmarks.peers.job import Job
 
-
-def margin(threads: int) -> int:
-    """Batches left out at a turn's beginning and on both sides of an epoch's end: more than any peer has on the way."""
-    return max(5, 2 * threads + 1)
-
-
+_PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "albumentations", "webdataset")
+_PACKAGES += ("nvidia-dali-cuda130", "ffcv", "litdata", "mosaicml-streaming", "spdl")
 _FEWEST = 4  # steady batches of a turn, however slow
 
 
@@ -38,45 +34,33 @@ def main() -> None:
     adapter, job = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}"), Job(**json.loads(sys.argv[2]))
     if sys.argv[3:] == ["prepare"]:
         job.own.mkdir(parents=True, exist_ok=True)
-        getattr(adapter, "prepare", lambda _: None)(job)
+        adapter.prepare(job)
         return
-    _answer(answers, {"imported": True})
-    sys.stdin.readline()
-    free, begin = _free_gpu_mib(job), time.perf_counter()
-    stream = Stream(adapter.epochs(job), job)
-    images = stream.next()
-    ready = {
-        "first_batch_s": time.perf_counter() - begin,
-        "contract": adapter.CONTRACT,
-        "versions": versions(adapter.PACKAGES),
-        "wrong": wrong(images, job),
-        "gpu_mib": free - _free_gpu_mib(job) if job.device == "cuda" else None,
-    }
-    _answer(answers, ready)
+    print(json.dumps({"imported": True}), file=answers, flush=True)
+    stream = None
     for order in sys.stdin:
-        _answer(answers, stream.turn(float(order)))
+        if stream is None:
+            begin = time.perf_counter()
+            stream = Stream(adapter.epochs(job), job)
+            images = stream.next()
+            answer = {
+                "first_batch_s": time.perf_counter() - begin,
+                "contract": " ".join(adapter.__doc__.split()),
+                "versions": versions(),
+                "wrong": wrong(images, job),
+            }
+        else:
+            answer = stream.turn(float(order))
+        print(json.dumps(answer), file=answers, flush=True)
 
 
-def _answer(answers: Any, what: dict[str, Any]) -> None:
-    print(json.dumps(what), file=answers, flush=True)
-
-
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Of those that this environment has."""
+def versions() -> dict[str, str]:
+    """Of what may do a loader's work, as far as this environment has it."""
     found = {}
-    for name in packages:
+    for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _free_gpu_mib(job: Job) -> float:
-    """Of the whole GPU: while one loader is opened, all others are kept still."""
-    if job.device != "cuda":
-        return 0.0
-    import torch
-
-    return float(torch.cuda.mem_get_info()[0]) / 2**20
 
 
 def wrong(images: Any, job: Job) -> str:
@@ -93,7 +77,6 @@ class Stream:
 
     def __init__(self, epochs: Any, job: Job) -> None:
         self._job = job
-        self._margin = margin(job.threads)
         self._first = True
         self._batches = self._over(epochs)
 
@@ -104,9 +87,9 @@ class Stream:
                 yield images
 
     def next(self) -> Any:
-        """The next batch's pictures, on the device."""
+        """The next batch's images, on the device."""
         images = next(self._batches)
-        if self._job.device == "cuda" and not isinstance(images, range) and not images.is_cuda:
+        if self._job.pin and not isinstance(images, range) and not images.is_cuda:
             images = images.to("cuda", non_blocking=True)
         return images
 
@@ -115,24 +98,30 @@ class Stream:
 
         Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
         """
+        left_out = margin(self._job.threads)
         moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
-        while len(moments) <= self._margin + _FEWEST or (
-            enough < seconds and moments[-1] - moments[self._margin] < 4 * seconds
+        while len(moments) <= left_out + _FEWEST or (
+            enough < seconds and moments[-1] - moments[left_out] < 4 * seconds
         ):
             self._first = False
             counts.append(len(self.next()))
             moments.append(time.perf_counter())
             if self._first and len(moments) > 2:
                 starts.append(len(moments) - 1)
-            if len(moments) - (starts[-1] if starts else 0) > self._margin + 1:
+            if len(moments) - (starts[-1] if starts else 0) > left_out + 1:
                 enough += moments[-1] - moments[-2]
-        if self._job.device == "cuda":
+        if self._job.pin:
             import torch
 
             torch.cuda.current_stream().synchronize()  # batches that are made ahead may go on
             moments[-1] = time.perf_counter()
-        waits = [moments[one] - moments[one - 1] for one in starts]
-        return {**steady(moments, counts, starts, self._margin), "consumed": sum(counts), "epoch_waits_s": waits}
+        waits = [moments[start] - moments[start - 1] for start in starts]
+        return {**steady(moments, counts, starts, left_out), "consumed": sum(counts), "epoch_waits_s": waits}
+
+
+def margin(threads: int) -> int:
+    """Batches left out at a turn's beginning and on both sides of an epoch's end: more than any peer has on the way."""
+    return max(5, 2 * threads + 1)
 
 
 def steady(moments: list[float], counts: list[int], starts: list[int], margin: int) -> dict[str, float]:
@@ -141,11 +130,11 @@ def steady(moments: list[float], counts: list[int], starts: list[int], margin: i
     moments[i] is when batch i came, holding counts[i] images; moments[0] is the beginning, starts the first batches of
     epochs. Where an epoch is too short to have such batches, all but the turn's first `margin` count, waits included.
     """
-    kept = [
-        one for one in range(margin + 1, len(moments)) if all(not -margin <= one - start <= margin for start in starts)
-    ]
-    kept = kept if len(kept) >= _FEWEST else [*range(margin + 1, len(moments))]
-    return {"images": sum(counts[one] for one in kept), "seconds": sum(moments[one] - moments[one - 1] for one in kept)}
+    every = range(margin + 1, len(moments))
+    kept = [batch for batch in every if all(not -margin <= batch - start <= margin for start in starts)]
+    kept = kept if len(kept) >= _FEWEST else [*every]
+    seconds = sum(moments[batch] - moments[batch - 1] for batch in kept)
+    return {"images": sum(counts[batch] for batch in kept), "seconds": seconds}
 
 
 if __name__ == "__main__":

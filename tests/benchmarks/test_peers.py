@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference import reference_samples
 
-from benchmarks.contenders import PEERS, Contender, Ground, ground, ours
+from benchmarks.contenders import LIMIT, PEERS, Contender, Setup, ours, setup
 from configs.errors import UserError
-from loaders.reference import reference_samples
 from loaders.shards import ShardSet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,18 +39,18 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    work = tmp_path_factory.mktemp("ground")
-    return ground(shard_folder, work, size=64, device="cpu", batch_size=BATCH, threads=2)
+def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    work = tmp_path_factory.mktemp("setup")
+    return setup(shard_folder, work, size=64, device="cpu", batch_size=BATCH, threads=2)
 
 
-def epochs(place: Ground, some: list[Contender], workload: str) -> dict[str, Any]:
+def epochs(place: Setup, some: list[Contender], workload: str) -> dict[str, Any]:
     """Pictures and targets of one epoch of each, by name."""
     jobs = []
-    for one in some:
-        place.prepare(one)
-        out = place.work / f"{len(jobs)}{workload}{one.environment}.npz"
-        jobs.append((one.name, one.adapter, asdict(place.job(one, workload)), str(out)))
+    for contender in some:
+        place.prepare(contender)
+        out = place.work / f"{len(jobs)}{workload}{contender.environment}.npz"
+        jobs.append((contender.name, contender.adapter, asdict(place.job(contender, workload)), str(out)))
     script = place.work / "epoch.py"
     script.write_text(EPOCH)
     words = [some[0].python(), str(script), json.dumps(jobs)]
@@ -85,44 +85,52 @@ def reference(shard_folder: Path) -> tuple[np.ndarray, np.ndarray]:
     shards = ShardSet(shard_folder)
     tars = [shards.folder / entry.file for entry in shards.manifest.shards if "train" in entry.file]
     samples = list(reference_samples(tars))
-    return np.stack([one["image"].numpy() for one in samples]), np.array([one["target"] for one in samples])
+    return np.stack([contender["image"].numpy() for contender in samples]), np.array(
+        [contender["target"] for contender in samples]
+    )
 
 
-def test_all_of_this_environment_give_every_picture_once_flipped(place: Ground, shard_folder: Path) -> None:
+def test_all_of_this_environment_give_every_picture_once_flipped(place: Setup, shard_folder: Path) -> None:
     stored, targets = reference(shard_folder)
-    some = [one for one in PEERS if not one.environment and one.adapter != "dali_reader"]
+    some = [contender for contender in PEERS if not contender.environment and contender.adapter != "dali_reader"]
     some += [
-        ours("cpu", "none")[0],
-        next(one for one in PEERS if one.adapter == "dali_reader"),
+        ours("cpu", "quick")[0],
+        next(contender for contender in PEERS if contender.adapter == "dali_reader"),
     ]  # DALI last: its threads
     found = epochs(place, some, "flips")
     assert len(found) == len(some) == 7
-    for one in some:
-        seen = seen_in(found[one.name], stored, targets)
-        if one.adapter in ("torch_loader", "ours"):
-            assert sorted(seen) == list(range(len(stored))), one.name
+    for contender in some:
+        seen = seen_in(found[contender.name], stored, targets)
+        if contender.adapter in ("torch_loader", "ours"):
+            assert sorted(seen) == list(range(len(stored))), contender.name
         # webdataset's workers each leave an unfilled batch out, and DALI's reader fills up with what it has shown.
-        assert len(set(seen)) > 100, one.name
+        assert len(set(seen)) > 100, contender.name
 
 
-def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Ground, shard_folder: Path) -> None:
+def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Setup, shard_folder: Path) -> None:
     stored, _ = reference(shard_folder)
-    some = [one for one in PEERS if one.name in ("torch DataLoader, simplejpeg", "torch DataLoader, albumentations")]
-    for name, found in epochs(place, [*some, ours("cpu", "none")[0]], "full").items():
+    some = [
+        contender
+        for contender in PEERS
+        if contender.name in ("torch DataLoader, simplejpeg", "torch DataLoader, albumentations")
+    ]
+    for name, found in epochs(place, [*some, ours("cpu", "quick")[0]], "full").items():
         assert found["images"].shape == stored.shape, name
         black = (found["images"] == 0).all(axis=-1).mean()
         assert 0.02 < black < 0.2, (name, "holes and empty corners")
         assert abs(found["images"].mean() - stored.mean()) < 25, name
 
 
-@pytest.mark.parametrize("one", [one for one in PEERS if one.environment], ids=lambda one: one.name)
-def test_those_of_other_environments_give_every_picture(one: Contender, place: Ground, shard_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "contender", [contender for contender in PEERS if contender.environment], ids=lambda contender: contender.name
+)
+def test_those_of_other_environments_give_every_picture(contender: Contender, place: Setup, shard_folder: Path) -> None:
     try:
-        one.python()
+        contender.python()
     except UserError as error:
-        pytest.skip(f"{one.name}: {error}")
+        pytest.skip(f"{contender.name}: {error}")
     stored, targets = reference(shard_folder)
-    found = epochs(place, [one], "flips")[one.name]
+    found = epochs(place, [contender], "flips")[contender.name]
     assert len(set(seen_in(found, stored, targets))) > 100
 
 
@@ -138,5 +146,5 @@ def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatc
 
 
 def test_adapters_are_short() -> None:
-    for name in {one.adapter for one in [*PEERS, *ours("cpu", "all")]}:
+    for name in {contender.adapter for contender in [LIMIT, *PEERS, *ours("cpu", "all")]}:
         assert len((ROOT / "benchmarks" / "peers" / f"{name}.py").read_text().splitlines()) < 80, name

@@ -22,7 +22,7 @@ TINY = "test_efficientnet.r160_in1k"
 @pytest.mark.filterwarnings("ignore:ShiftScaleRotate is a special case")
 def test_its_network_is_ours_with_the_same_weights() -> None:
     ours = build_model("tiny", ModelConfig(), size=64, meta_features=11, weights="none")
-    plain = Net(TINY, 11, pretrained=False)
+    plain = Net(TINY, 11)
     weights = {name.replace("head.linear.", "head."): value for name, value in ours.state_dict().items()}
     plain.load_state_dict({name: value for name, value in weights.items() if not name.startswith("normalise")})
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)

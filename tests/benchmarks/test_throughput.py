@@ -1,121 +1,53 @@
 """The lab on the smallest set: the verdict, the record, and what becomes of a loader that fails."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import loaders.host
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
 
-from benchmarks import limits, scaling, throughput, trace, training
-from benchmarks.contenders import AGAIN, OURS, PEERS, Contender, ground
+from benchmarks import limits, results, scaling, throughput, trace, training
+from benchmarks.contenders import AGAIN, LIMIT, OURS, PEERS, Contender, setup
 from benchmarks.process import LoaderProcess
-from benchmarks.record import TrainingFigures, read
-from benchmarks.verdict import Fed, verdict
-from benchmarks.work import ByteCounter, model_work
+from benchmarks.record import read
+from benchmarks.rounds import spread
 from configs.errors import UserError
-from engine.distributed import Ranks, joined_ranks
-from engine.run import Session, open_session
+from configs.schema import ModelConfig
+from engine.prepare_step import blank_batch
+from loaders.batch import Batch
 from loaders.shards import ShardSet
+from models.fusion import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
-REACH = limits.Reach(flops=1e11, bytes=1e10)
 
 
-@contextmanager
-def session_of(shards: Path, out: Path) -> Iterator[tuple[Session, Ranks]]:
-    words = [f"--shards={shards}", "--batch-size=8", "--device=cpu", "--loader.threads=2", "--loader.placement=host"]
-    config = training.train_config(words, "test_resnet.r160_in1k", out)
-    with joined_ranks("cpu") as ranks, open_session(config, ranks) as session:
-        yield session, ranks
+def test_a_turn_gives_the_images_a_second_after_its_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    batch = blank_batch(8, 8, 9, torch.device("cpu"))
+    made = []
 
+    def stream() -> Iterator[Batch]:
+        for waited in chain([5.0] * 2, repeat(0.25)):
+            clock[0] += waited
+            made.append(waited)
+            yield batch
 
-def figures(shards: Path, out: Path, *, step_sleeps: float = 0.0) -> TrainingFigures:
-    with session_of(shards, out) as (session, ranks):
-        gradients = session.gradients
+    def step(_: Batch) -> None:
+        clock[0] += 0.15
 
-        def slowed(batch: Any) -> torch.Tensor:
-            time.sleep(step_sleeps)
-            return gradients(batch)
-
-        session.gradients = slowed
-        return training.measured(session, ranks, REACH, rounds=3, seconds=0.3)
-
-
-def clear(measure: Callable[[], TrainingFigures]) -> TrainingFigures:
-    """The first of three measurements with a verdict: on a busy machine none is right."""
-    for _ in range(3):
-        found = measure()
-        if found.bound != "unclear":
-            return found
-    pytest.skip(f"too busy a machine for a verdict: {found.verdict}")
-
-
-def test_a_slowed_loader_bounds_the_run(shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = loaders.host.finish
-
-    def slowed(*arguments: Any) -> None:
-        time.sleep(0.06)  # two threads share a batch of 8: 0.24 s for a step of a tenth of that
-        finish(*arguments)
-
-    monkeypatch.setattr(loaders.host, "finish", slowed)
-    found = clear(lambda: figures(shard_folder, tmp_path))
-    assert found.bound == "loader", found
-    assert found.saturation.median < 0.7
-    assert found.utilisation.median < 0.7
-    assert found.verdict.startswith("The loader bounds this run")
-    assert "most of an image's" in found.verdict
-    assert "is augment" in found.verdict
-
-
-def test_a_slowed_step_bounds_the_run(shard_folder: Path, tmp_path: Path) -> None:
-    found = clear(lambda: figures(shard_folder, tmp_path, step_sleeps=0.15))
-    assert found.bound == "step", found
-    assert found.saturation.median > 0.85
-    assert found.utilisation.median > 0.9
-    assert found.images_per_s["loader"].low > 2 * found.images_per_s["real"].high
-
-
-FED = Fed(
-    loader=900.0, resident=1000.0, replayed=1000.0, real=700.0, saturation=0.7, noise=0.02, waiting=0.3, cores=2,
-    stage_us={"read": 1.0, "decode": 200.0, "augment": 20.0, "copy": 1.0}, placement="host", cache="none", on_gpu=False,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "bound", "said"),
-    [
-        ({}, "loader", "alone it makes 900 img/s.*decode once with --loader.cache ram"),
-        ({"loader": 5000.0, "waiting": 0.05}, "sharing", "although the loader alone makes 5,000 img/s"),
-        (
-            {"waiting": 0.001, "cores": 64},
-            "unclear",
-            "for data 0.1% of the time and .* 0.2% of the cores, which",
-        ),
-        ({"waiting": 0.001, "cores": 64, "on_gpu": True, "loader": 5000.0}, "sharing", "Loader and step share this"),
-        ({"placement": "dali-gpu", "on_gpu": True, "loader": 5000.0}, "sharing", "share the GPU.*--loader.decode cpu"),
-        ({"placement": "dali-gpu", "on_gpu": True}, "loader", "in the loader is decode: decode once with .*cache gpu"),
-        ({"noise": 0.35}, "unclear", "a tie, because the same step twice may differ by 35%"),
-        ({"real": 990.0, "saturation": 0.99}, "step", "Data keeps up"),
-        ({"real": 790.0, "replayed": 800.0, "saturation": 0.99}, "step", "Reading other batches .* costs the step 20%"),
-    ],
-)
-def test_the_verdict_follows_from_the_rates(changes: dict[str, Any], bound: str, said: str) -> None:
-    found, words = verdict(replace(FED, **changes))
-    assert found == bound
-    assert re.search(said, words), words
+    way = training.Feeding(stream, step, torch.device("cpu"), seconds=4.0, margin=2)
+    assert way() == pytest.approx(8 / 0.4)
+    assert way.steps == 10, "as many as the first turn says that the seconds take"
+    made.clear()
+    assert way() == pytest.approx(8 / 0.4)
+    assert len(made) == 12
 
 
 @pytest.fixture(scope="module")
@@ -123,20 +55,12 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one peer that works, one that is not installed, and one whose process dies."""
     folder = tmp_path_factory.mktemp("lab")
     peers = (
-        next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg"),
+        next(peer for peer in PEERS if peer.name == "torch DataLoader, simplejpeg"),
         Contender(name="absent", adapter="ffcv_loader", environment="no such", quick=True),
         Contender(name="broken", adapter="no_such_adapter", quick=True),
     )
-    words = [
-        "--shards",
-        str(shard_folder),
-        "--backbone",
-        "test_resnet.r160_in1k",
-        "--batch-size",
-        "8",
-        "--device",
-        "cpu",
-    ]
+    words = ["--shards", str(shard_folder), "--backbone", "test_resnet.r160_in1k", "--batch-size", "8"]
+    words += ["--device", "cpu"]
     words += ["--loader-batch-size", "8", "--rounds", "2", "--seconds", "0.05", "--work", str(folder / "work")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.comparison.PEERS", peers)
@@ -144,19 +68,17 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_record_has_every_part_and_reads_back(lab: Path) -> None:
     found = read(lab / "record.json")
     assert found.training is not None
     assert found.limits is not None
     assert set(found.training.images_per_s) == {"loader", "resident", "replayed", "real"}
     assert found.noise["full"] > 0
-    assert all(value.median > 0 for value in found.limits.memory_gb_per_s.values())
-    by_name = {one.name: one for one in found.loaders}
-    ours, again, limit = (
-        by_name[OURS],
-        by_name[AGAIN],
-        by_name["libjpeg-turbo alone, threads: 1"],
-    )
+    assert {"matrix_tflops", "memory_gb_per_s"} <= set(found.limits)
+    assert all(limit.median > 0 for limit in found.limits.values())
+    assert all(value > 0 for value in (*found.costs.values(), *found.training.roofline.values()))
+    by_name = {loader.name: loader for loader in found.loaders}
+    ours, again, limit = (by_name[name] for name in (OURS, AGAIN, LIMIT.name))
     assert ours.of_ours is not None
     assert ours.of_ours.median == 1.0
     assert again.of_ours is not None
@@ -165,9 +87,8 @@ def test_the_record_has_every_part_and_reads_back(lab: Path, capsys: pytest.Capt
     assert by_name["torch DataLoader, simplejpeg"].memory_mib
     assert by_name["torch DataLoader, simplejpeg"].versions["torch"] == torch.__version__
     assert str(lab) not in (lab / "record.json").read_text(), "no path of this machine"
-    throughput.show(found)
-    said = capsys.readouterr().out
-    assert found.training.verdict in said
+    said = "\n".join(results.throughput(found))
+    assert f"> {found.training.verdict}" in said
     assert "ours, measured again" in said
 
 
@@ -177,18 +98,21 @@ def test_what_was_measured_is_kept_where_our_own_loader_fails(
     def failing(*_: Any, **__: Any) -> Any:
         raise UserError("ours: no answer within 180 s")
 
-    monkeypatch.setattr("benchmarks.comparison.compared", failing)
-    words = ["--shards", str(shard_folder), "--backbone", "test_resnet.r160_in1k", "--batch-size", "8"]
-    words += ["--device", "cpu", "--rounds", "1", "--seconds", "0.01", "--work", str(tmp_path / "work")]
+    def trained(_: Any, __: Any, parts: dict[str, Any]) -> None:
+        parts["limits"] = {"matrix_tflops": spread([1.0])}
+
+    monkeypatch.setattr("benchmarks.throughput.compared", failing)
+    monkeypatch.setattr("benchmarks.throughput._measure_training", trained)
+    words = ["--shards", str(shard_folder), "--device", "cpu", "--work", str(tmp_path / "work")]
     with pytest.raises(UserError, match=r"no answer within 180 s; what was measured before is kept in .*record.json"):
         throughput.main([*words, "--out", str(tmp_path / "record.json")])
     found = read(tmp_path / "record.json")
-    assert found.training is not None
+    assert found.limits == {"matrix_tflops": spread([1.0])}
     assert (found.failed, found.loaders) == ("ours: no answer within 180 s", [])
 
 
 def test_a_peer_without_figures_says_why(lab: Path) -> None:
-    failed = {one.name: one.failed for one in read(lab / "record.json").loaders if one.failed}
+    failed = {loader.name: loader.failed for loader in read(lab / "record.json").loaders if loader.failed}
     assert failed["absent"] == "it is not installed (benchmarks/peers/install.sh no such)"
     assert "no_such_adapter" in failed["broken"]
     assert set(failed) == {"absent", "broken"}
@@ -196,15 +120,17 @@ def test_a_peer_without_figures_says_why(lab: Path) -> None:
 
 def test_a_trace_has_twenty_steps_and_the_loaders_threads(lab: Path) -> None:
     events = json.loads((lab / "trace.json").read_text())["traceEvents"]
-    steps = [one for one in events if str(one.get("name")).startswith("step ") and one.get("ph") == "X"]
+    steps = [event for event in events if str(event.get("name")).startswith("step ") and event.get("ph") == "X"]
     assert len(steps) == trace.STEPS
-    begin, end = min(one["ts"] for one in steps), max(one["ts"] + one["dur"] for one in steps)
-    spans = [one for one in events if one.get("cat") == "loader"]
-    assert {one["name"] for one in spans} >= {"loader: read", "loader: decode", "loader: augment"}
-    assert all(begin - 1e6 < one["ts"] < end for one in spans)
-    assert any(begin < one["ts"] and one["ts"] + one["dur"] < end for one in spans)
-    named = {one["tid"] for one in events if one.get("name") == "thread_name" and "renderer" in one["args"]["name"]}
-    assert {one["tid"] for one in spans if one["name"] == "loader: decode"} <= named
+    begin, end = min(event["ts"] for event in steps), max(event["ts"] + event["dur"] for event in steps)
+    spans = [event for event in events if event.get("cat") == "loader"]
+    assert {event["name"] for event in spans} >= {"loader: read", "loader: decode", "loader: augment"}
+    assert all(begin - 1e6 < event["ts"] < end for event in spans)
+    assert any(begin < event["ts"] and event["ts"] + event["dur"] < end for event in spans)
+    named = {
+        event["tid"] for event in events if event.get("name") == "thread_name" and "renderer" in event["args"]["name"]
+    }
+    assert {event["tid"] for event in spans if event["name"] == "loader: decode"} <= named
     assert steps[0]["tid"] not in named
 
 
@@ -213,13 +139,13 @@ def states(pids: list[int]) -> list[str]:
 
 
 def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
-    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
-    one = next(one for one in PEERS if one.name == "torch DataLoader, simplejpeg")
-    process = LoaderProcess(one.adapter, place.job(one, "flips"), log=tmp_path / "log")
+    place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    peer = next(peer for peer in PEERS if peer.name == "torch DataLoader, simplejpeg")
+    process = LoaderProcess(peer.adapter, place.job(peer, "flips"), log=tmp_path / "log")
     process.imported()
     process.open()
-    assert process.turn(0.05).images > 0
-    pids = [int(path.name) for path in process._processes()]
+    assert process.run(0.05).images > 0
+    pids = [int(path.name) for path in process.processes()]
     assert len(pids) == 3, "itself and two workers"
     deadline = time.monotonic() + 10
     while states(pids) != ["T"] * 3 and time.monotonic() < deadline:
@@ -232,110 +158,31 @@ def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: P
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_the_work_of_a_model_is_the_published_one() -> None:
-    work = model_work("efficientnet_b1", 240)
-    assert work.parameters_m == pytest.approx(6.587681, abs=1e-3)
-    # timm's published table, for the backbone with its classifier: 0.71 GMACs, 10.88 M activations.
-    assert work.gmacs == pytest.approx(0.71, rel=0.08)
-    assert work.activations_m == pytest.approx(10.88, rel=0.02)
+def test_the_operations_of_a_model_are_the_published_ones() -> None:
+    model = build_model("efficientnet_b1", ModelConfig(), size=240, meta_features=11, weights="none")
+    gflop = limits.forward_gflop(model, torch.zeros(1, 240, 240, 3, dtype=torch.uint8), torch.zeros(1, 11))
+    # timm's published table, for the backbone with its classifier: 0.71 GMACs.
+    assert gflop / 2 == pytest.approx(0.71, rel=0.08)
+    assert model.training
 
 
 def test_bytes_are_those_that_operators_read_and_write() -> None:
-    one, other = torch.ones(1000), torch.ones(1000)
-    with ByteCounter() as counter:
-        _ = (one + other).view(10, 100)
+    left, right = torch.ones(1000), torch.ones(1000)
+    with limits.ByteCounter() as counter:
+        _ = (left + right).view(10, 100)
     assert counter.bytes == 3 * 4000
 
 
-def test_dalis_decoder_alone_is_timed(shard_folder: Path) -> None:
-    shards = ShardSet(shard_folder)
-    assert limits.decoding(shards, "cpu")(1) > 0
-    shards.close()
-
-
-def test_a_line_is_that_of_least_squares() -> None:
-    x = np.array([1.0, 2.0, 4.0, 8.0])
-    assert scaling.line(x, 3 + 2 * x, np.ones(4)) == pytest.approx((3.0, 2.0))
-    noisy = 3 + 2 * x + np.array([1.0, -1.0, 1.0, -1.0])
-    fit = LinearRegression().fit(x[:, None], noisy, noisy**-2)
-    assert scaling.line(x, noisy, 1 / noisy) == pytest.approx((fit.intercept_, fit.coef_[0]))
-
-
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
-    place = ground(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
+    place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))
     found = scaling.sweeps(place, sizes, rounds=1, seconds=0.02, say=lambda _: None)
-    assert [one.name for one in found] == ["threads", "ranks", "batch", "size", "samples"]
-    assert [[point.x for point in one.points] for one in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
-    assert all(point.y.median > 0 and point.memory_mib for one in found for point in one.points)
-    assert [(one.fitted, one.off) for one in found] == [(1, None), (1, None), (2, None), (1, None), (2, None)]
+    assert [sweep.name for sweep in found] == ["threads", "ranks", "batch", "size", "samples"]
+    assert [[point.x for point in sweep.points] for sweep in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
+    assert all(point.y.median > 0 and point.memory_mib for sweep in found for point in sweep.points)
+    assert [sweep.fitted for sweep in found] == [1, 1, 2, 1, 2]
     large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
     rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
     assert len(large) == 500
     kept = np.flatnonzero(rows[: len(small)] >= 0)
     assert bytes(large.jpeg(499)) == bytes(small.jpeg(int(kept[499 % len(kept)])))
-
-
-def test_every_step_of_gpu_qualify_runs_at_toy_size_and_only_once(tmp_path: Path) -> None:
-    words = ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path), "--dry"]
-    environment = {**os.environ, "PYTHON": sys.executable, "WORK": str(tmp_path / "work")}
-    first = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert first.returncode == 0, first.stdout + first.stderr
-    steps = [line.split("\t") for line in (tmp_path / "steps.tsv").read_text().splitlines()]
-    names = ["synthetic", "shard", "tests", "step_tiny", "epoch", "fold", "loaders", "loaders_flips", "autotuned"]
-    assert [(name, verdict) for name, verdict, _ in steps] == [(name, "passed") for name in names]
-    found = {name: read(tmp_path / f"throughput_{name}.json") for name in ("tiny", "loaders_flips", "autotuned")}
-    assert found["autotuned"].training is not None
-    assert found["autotuned"].training.plain_images_per_s
-    assert {one.workload for one in found["loaders_flips"].loaders} == {"flips"}
-    assert not [one.failed for one in found["loaders_flips"].loaders if one.failed]
-    assert (tmp_path / "trace.json.gz").stat().st_size < 16 * 2**20
-    again = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100)
-    assert again.returncode == 0
-    assert again.stdout == ""
-
-
-FAKE = """#!/bin/sh
-case "$*" in
-  *"-m pytest"*) exit $(cat "$(dirname "$0")/tests_exit_with") ;;
-  *"--out "*.json) for last; do :; done; echo {} >"$last" ;;
-esac
-"""
-
-
-def test_gpu_qualify_keeps_to_its_budget_and_takes_what_failed_last(tmp_path: Path) -> None:
-    """With an interpreter that does nothing and takes no time, as if there were a GPU."""
-    (tmp_path / "tests_exit_with").write_text("1")
-    (tmp_path / "python").write_text(FAKE)
-    (tmp_path / "python").chmod(0o755)
-
-    def call(budget: int) -> tuple[int, str, list[str]]:
-        words = ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path / "out"), str(tmp_path / "shards")]
-        places = {"PYTHON": str(tmp_path / "python"), "WORK": str(tmp_path / "work"), "BUDGET": str(budget)}
-        done = subprocess.run(
-            words, cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, check=False, timeout=60
-        )
-        lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
-        return done.returncode, done.stdout, [f"{name} {verdict}" for name, verdict, _ in lines]
-
-    code, said, ran = call(1)
-    assert (code, ran) == (3, [])
-    assert "left for another call: tests step_efficientnet_b1 step_resnest50" in said
-    code, said, ran = call(100)
-    assert (code, ran[0], ran[-1], len(ran)) == (1, "tests FAILED", "fold passed", 7)
-    assert "left for another call: loaders loaders_flips autotuned" in said
-    assert (tmp_path / "out" / "throughput_resnest50.json").is_file()
-    assert call(1000)[::2] == (1, ["loaders passed", "loaders_flips passed", "autotuned passed", "tests FAILED"])
-    (tmp_path / "tests_exit_with").write_text("0")
-    assert call(1000)[::2] == (0, ["tests passed"])
-    assert call(1000) == (0, "", [])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpu_qualify_needs_a_gpu_or_dry(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["bash", "benchmarks/gpu_qualify.sh", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "torch sees no GPU here" in done.stderr

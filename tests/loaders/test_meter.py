@@ -50,6 +50,24 @@ def test_stages_are_added_up_over_threads_and_told_apart_by_stretch() -> None:
     assert report.ready == 1.5
 
 
+def test_a_recording_keeps_when_and_where_each_stage_was() -> None:
+    clock = StageClock()
+    clock.add(read=5.0)
+    spans = clock.record()
+    before = time.perf_counter()
+    thread = threading.Thread(target=clock.add, kwargs={"read": 0.25, "decode": 0.5}, name="renderer")
+    thread.start()
+    thread.join()
+    assert [(span.stage, span.name, span.seconds) for span in spans] == [
+        ("read", "renderer", 0.25),
+        ("decode", "renderer", 0.5),
+    ]
+    read, decode = spans
+    assert decode.begin == pytest.approx(read.begin + read.seconds)
+    assert before <= decode.begin + decode.seconds <= time.perf_counter()
+    assert read.thread == decode.thread == thread.native_id
+
+
 def report(waiting: float, stage: str, gpu_idle: float | None = None) -> LoadReport:
     stages = {"read": 1.0, "decode": 1.0, "augment": 1.0, "copy": 1.0} | {stage: 300.0}
     return LoadReport(steps=9, waiting=waiting, wait_ms=(1.0, 2.5, 3.0), stage_us=stages, ready=1.0, gpu_idle=gpu_idle)
@@ -60,6 +78,7 @@ def report(waiting: float, stage: str, gpu_idle: float | None = None) -> LoadRep
     [
         (report(0.01, "decode"), "host", "none", False, "data kept up: 1% .* the training step bounds this run"),
         (report(0.4, "decode"), "host", "none", False, "data bounds this run: 40% .* decode .* --loader.cache ram"),
+        (report(0.4, "copy", 0.3), "dali-gpu", "ram", True, "copy .* --loader.cache gpu"),
         (report(0.4, "decode", 0.3), "dali-gpu", "none", True, "GPU idled 30%.* --loader.cache gpu"),
         (report(0.4, "decode", 0.01), "dali-gpu", "none", True, "data kept up"),
         (report(0.4, "augment", 0.3), "host", "ram", True, "augment .* --loader.placement dali-gpu"),

@@ -1,4 +1,4 @@
-"""How things are compared here: they take turns, and a difference counts where the same thing twice differs by less."""
+"""How things are compared: in turns, round by round; a difference counts where the rounds agree on it."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -44,36 +44,32 @@ def in_turns(contenders: Mapping[Key, Callable[[], float]], rounds: int) -> dict
     return found
 
 
-def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
-    """`one` as a multiple of `other`, round by round."""
-    return spread(_ratios(one, other))
+def ratios(these: Sequence[float], others: Sequence[float]) -> list[float]:
+    """`these` as multiples of `others`, round by round."""
+    return [this / other for this, other in zip(these, others, strict=True)]
 
 
-def noise(first: Sequence[float], again: Sequence[float]) -> float:
-    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1, as a share:
-    the further end of its interval.
-    """
-    return max(abs(end - 1) for end in _interval(_ratios(again, first)))
-
-
-def is_tie(one: Sequence[float], other: Sequence[float], control: float) -> bool:
-    """Whether the median ratio of the two, round by round, is no further from 1 than the control, or may be 1."""
-    ratios = _ratios(one, other)
-    low, high = _interval(ratios)
-    return abs(median(ratios) - 1) <= control or low <= 1 <= high
-
-
-def _ratios(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(one, other, strict=True)]
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Sequence[float]) -> tuple[float, float]:
     """The 90 % interval of the median by order statistics (scipy.stats.quantile_test).
 
     With up to seven values that is their range, with more an inner part of it, so that measuring longer tells smaller
     differences apart. Under five values no interval is that sure, and their range stands in for it.
     """
-    interval = quantile_test(values, p=0.5).confidence_interval(0.9)
-    if np.isnan([interval.low, interval.high]).any():
+    found = quantile_test(values, p=0.5).confidence_interval(0.9)
+    if np.isnan([found.low, found.high]).any():
         return min(values), max(values)
-    return float(interval.low), float(interval.high)
+    return float(found.low), float(found.high)
+
+
+def noise(first: Sequence[float], again: Sequence[float]) -> float:
+    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1: the further
+    end of its interval.
+    """
+    return max(abs(end - 1) for end in interval(ratios(again, first)))
+
+
+def is_tie(these: Sequence[float], others: Sequence[float], control: float) -> bool:
+    """Whether the median ratio of the two, round by round, is no further from 1 than the control, or may be 1."""
+    found = ratios(these, others)
+    low, high = interval(found)
+    return abs(median(found) - 1) <= control or low <= 1 <= high
