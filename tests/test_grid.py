@@ -32,7 +32,7 @@ def test_all_folds_are_those_of_the_shard_set(shard_folder: Path) -> None:
     ("words", "said"),
     [
         (("--fold", "all", "--shards", "nowhere"), "nowhere holds no shard set"),
-        (("--backbone", "tiny", "tiny"), "named twice"),
+        (("--backbone", "tiny", "tiny"), "given twice"),
         (("--backbone", "--fold", "1"), "--backbone needs a value"),
         (("--fold", "0", "-1"), "fold=-1 is out of range"),
         (("--fold", "0", "all"), 'key "fold"'),
