@@ -216,10 +216,12 @@ def test_inference_with_a_member_in_training_says_so(
     train.main(tiny(shard_folder, tmp_path / "runs", "--batch-size", "12", "--epochs", "1", "--fold", "1"))
     words = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path / "out")]
     infer.main(words)
-    assert "has not ended" not in capsys.readouterr().out
+    assert "is not finished" not in capsys.readouterr().out
     (tmp_path / "runs" / "tiny" / "fold1" / "oof.parquet").unlink()
     infer.main(words)
-    assert "fold1/best.pt is the best so far of a member whose training has not ended" in capsys.readouterr().out
+    assert (
+        "fold1/best.pt is the best epoch so far of a member whose training is not finished" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("epochs", ["1", "2"])

@@ -147,7 +147,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
         ("absent.pth", None, "does not exist"),
         ("broken.pth", b"not a checkpoint", "cannot be read"),
         ("broken.safetensors", b"not a checkpoint", "cannot be read"),
-        ("weights.npz", b"", "neither auto, none"),
+        ("weights.npz", b"", "give auto, none"),
     ],
 )
 def test_unusable_weights_file_is_named(tmp_path: Path, filename: str, content: bytes | None, complaint: str) -> None:
