@@ -89,7 +89,7 @@ def test_parts_of_a_batch_train_as_the_whole_where_no_statistics_are_cut(shard_f
         torch.testing.assert_close(states[1][name], value, atol=2e-4, rtol=0.0, msg=name)
 
 
-@pytest.mark.parametrize(("parts", "said"), [("3", "into equal parts"), ("16", "fewer than 2 in each")])
+@pytest.mark.parametrize(("parts", "said"), [("3", "into equal parts"), ("16", "fewer than 2 per part")])
 def test_parts_that_do_not_fit_are_refused(parts: str, said: str, shard_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         train.main(tiny(shard_folder, tmp_path, "--accumulate", parts))
@@ -204,7 +204,7 @@ def test_a_memory_that_ends_in_a_step_is_explained_and_what_was_saved_goes_on(
     words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "3", "--log-every", "1")
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", full)
-        with pytest.raises(UserError, match=r"out of memory with --backbone tiny; what was saved last is kept"):
+        with pytest.raises(UserError, match=r"out of memory with --backbone tiny; the last checkpoint is kept"):
             train.main(words)
     assert load_checkpoint(folder_of(tmp_path) / "last.pt", CPU)["step"] == 3
     train.main([*words, "--accumulate", "2"])

@@ -108,7 +108,7 @@ def test_two_ranks_leave_the_model_they_were_judged_by(runs: Path, shard_folder:
 def test_a_loss_that_is_no_number_ends_with_the_remedy(shard_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny" / "fold0"
     words = tiny(shard_folder, tmp_path, "--optim.lr", "1e30", "--optim.warmup_epochs", "0", "--save-every", "1")
-    said = r"the loss is (nan|inf) at step (\d) of epoch 1, learning rate \S+, batch of the samples \d+, .*"
+    said = r"the loss is (nan|inf) at step (\d) of epoch 1, learning rate \S+, samples \d+, .*"
     with pytest.raises(UserError, match=said + r"lower --optim\.lr \(now 1e\+30\)") as raised:
         train.main(words)
     facts = json.loads((folder / "nonfinite.json").read_text())
@@ -130,7 +130,7 @@ def test_a_fold_without_melanoma_is_refused(tmp_path: Path) -> None:
     build(PrepConfig(isic2020=str(folder), out=str(tmp_path / "set"), size=32, folds=4, workers=1))
     shards = ShardSet(tmp_path / "set")
     empty = next(fold for fold in range(4) if not shards.target[shards.fold_rows(fold)].any())
-    with pytest.raises(UserError, match=f"the held-out rows of fold {empty} hold 0 melanomas"):
+    with pytest.raises(UserError, match=f"the held-out rows of fold {empty} contain 0 melanomas"):
         train.main(tiny(tmp_path / "set", tmp_path / "out", "--fold", str(empty)))
 
 
@@ -248,7 +248,7 @@ def test_the_ablations_train_and_infer(kind: str, eight: Path, tmp_path: Path) -
 def test_a_member_of_another_image_size_is_refused(runs: Path, downloads: tuple[Path, Path], tmp_path: Path) -> None:
     isic2020, isic2019 = map(str, downloads)
     build(PrepConfig(isic2020=isic2020, isic2019=isic2019, out=str(tmp_path / "set"), size=32, folds=3, workers=1))
-    with pytest.raises(UserError, match=r"trained at 64 px, but .* 32 px: pass the --shards made with --size 64"):
+    with pytest.raises(UserError, match=r"trained at 64 px, but .* 32 px: pass a shard set built with --size 64"):
         infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
 
 

@@ -35,7 +35,7 @@ def test_the_fastest_way_is_remembered_and_taken_by_later_runs(
     opposite = {**record["found"], "channels_last": not record["found"]["channels_last"], "placement": "dali-cpu"}
     file.write_text(json.dumps({**record, "found": opposite}))
     train.main([*words, "--out", str(tmp_path / "later")])
-    assert f"as --autotune found ({file})" in capsys.readouterr().out
+    assert f"using the --autotune result in {file}: " in capsys.readouterr().out
     facts = yaml.safe_load((tmp_path / "later" / "tiny" / "fold0" / "config.yaml").read_text())["facts"]
     assert (facts["channels_last"], facts["placement"]) == (opposite["channels_last"], "dali-cpu")
 
@@ -57,5 +57,5 @@ def test_another_size_or_batch_is_another_case(
     train.main([*words, "--out", str(tmp_path / "tuned"), "--autotune"])
     capsys.readouterr()
     train.main([*words, "--out", str(tmp_path / "other"), "--batch-size", "14"])
-    assert "as --autotune found" not in capsys.readouterr().out
+    assert "using the --autotune result" not in capsys.readouterr().out
     assert len(list((own_cache / "melanoma").iterdir())) == 1
