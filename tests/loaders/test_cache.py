@@ -35,7 +35,9 @@ def test_a_set_that_does_not_fit_is_refused_with_the_sizes(shard_folder: Path, m
     shards = ShardSet(shard_folder)
     with Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=1):
         pass  # 140 x 64 x 64 x 3 bytes are 1.7 MB of the 3.2 that may be used
-    with pytest.raises(UserError, match=r"needs 0\.0 GB for 140 images on each of 2 ranks, and 80% of the 0\.0 GB"):
+    with pytest.raises(
+        UserError, match=r"0\.0 GB for 140 images on each of 2 ranks, but may use only 80% of the 0\.0 GB"
+    ):
         Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=2)
 
 
