@@ -95,8 +95,8 @@ class LoaderConfig:
     """Decode once and keep the pixels (3 bytes per pixel) of every sample of the run: ram, in each rank's host memory;
     gpu, in GPU memory (dali-gpu only). Refused at once if they do not fit. none decodes in every epoch."""
     on_bad: OnBad = "fail"
-    """What to do with a sample whose bytes are not those that prep wrote: fail; or substitute, which trains on another
-    sample in its place and leaves it out of evaluations."""
+    """What to do with a corrupt sample, whose bytes are not those that prep wrote: fail; or substitute, which trains on
+    another sample instead and leaves it out of evaluations."""
     max_bad: int = 100
     """Corrupt samples that substitute tolerates on each rank; one more stops the run (1 or more)."""
     threads: int = 0

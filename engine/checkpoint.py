@@ -117,7 +117,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
         reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         raise UserError(
             f"checkpoint {path} could not be written: {reason}; {kept}: check free space and permissions, then run "
-            "the same command again to continue from the last saved step"
+            "the same command again to continue"
         ) from error
 
 

@@ -36,7 +36,7 @@ def _remedy(config: TrainConfig, ranks: Ranks) -> str:
         ways.append(f"--loader.cache none (now {config.loader.cache})")
     ways.append(f"--loader.prefetch 1 (now {config.loader.prefetch})")
     return (
-        f"out of memory with --backbone {config.backbone}; the last checkpoint is kept: to continue from it, change "
-        f"any of {', '.join(ways)}; a new run may also use a lower --batch-size (now {config.batch_size}) or shards "
-        "of a smaller --size"
+        f"out of memory with --backbone {config.backbone}; earlier checkpoints are kept: continue with any of "
+        f"{', '.join(ways)}; or start from scratch (--resume never) with a lower --batch-size (now "
+        f"{config.batch_size}) or shards of a smaller --size"
     )

@@ -158,7 +158,7 @@ class EpochProgress:
         shown = ", ".join(str(number) for number in index[:8])
         raise UserError(
             f"the loss is {loss} at step {step + 1} of epoch {epoch + 1}, learning rate "
-            f"{self._schedule.learning_rate(epoch, step):.3g}, samples {shown}, ... (all in {path}); the last good "
-            f"checkpoint is kept: start from scratch (--resume never) with a lower --optim.lr (now {optim.lr}) or "
+            f"{self._schedule.learning_rate(epoch, step):.3g}, samples {shown}, ... (all in {path}); earlier "
+            f"checkpoints are kept: start from scratch (--resume never) with a lower --optim.lr (now {optim.lr}) or "
             "--optim.clip_grad 1"
         )

@@ -58,8 +58,8 @@ class Run:
         if wrong:
             self._require_finite()  # raises if the weights are the cause
             raise UserError(
-                f"{wrong} of {len(predictions.probability)} predictions of epoch {self.state.epoch + 1} are NaN; the "
-                f"last checkpoint in {self.folder} is kept: continue with --precision fp32, or start from scratch "
+                f"{wrong} of {len(predictions.probability)} predictions of epoch {self.state.epoch + 1} are NaN; "
+                f"earlier checkpoints in {self.folder} are kept: continue with --precision fp32, or start from scratch "
                 f"(--resume never) with a lower --optim.lr (now {self.config.optim.lr})"
             )
         return predictions, validation_figures(predictions, self.data.samples.shards)
@@ -114,8 +114,8 @@ class Run:
     def _require_finite(self) -> None:
         if not self.trainer.is_finite():
             raise UserError(
-                f"the weights are NaN or infinite after step {self.state.step} of epoch {self.state.epoch + 1}; the "
-                f"last checkpoint in {self.folder} is kept: start from scratch (--resume never) with a lower "
+                f"the weights are NaN or infinite after step {self.state.step} of epoch {self.state.epoch + 1}; "
+                f"earlier checkpoints in {self.folder} are kept: start from scratch (--resume never) with a lower "
                 f"--optim.lr (now {self.config.optim.lr}) or --optim.clip_grad 1"
             )
 
