@@ -29,7 +29,7 @@ def test_all_folds_are_those_of_the_shard_set(shard_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--fold", "all", "--shards", "nowhere"), "nowhere holds no shard set"),
         (("--backbone", "tiny", "tiny"), "given twice"),
@@ -38,6 +38,6 @@ def test_all_folds_are_those_of_the_shard_set(shard_folder: Path) -> None:
         (("--fold", "0", "all"), 'key "fold"'),
     ],
 )
-def test_a_grid_that_makes_no_sense_is_refused(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_invalid_grid_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         members(*words)

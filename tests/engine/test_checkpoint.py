@@ -44,7 +44,7 @@ class Trap:
     """Something that must not be unpickled."""
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+def test_loading_a_checkpoint_executes_no_code(tmp_path: Path) -> None:
     torch.save({"format": FORMAT, "model": Trap()}, tmp_path / "best.pt")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / "best.pt", CPU)
