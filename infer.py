@@ -1,9 +1,9 @@
-"""Predict the test images with every trained member, and with all of them together.
+"""Predict the test images with every trained member, and with the ensemble of them.
 
     python infer.py --ensemble --runs runs/main --shards shards/isic --out outputs
 
 Writes OUT/submission_MEMBER.csv for each member and, with --ensemble, OUT/submission_ensemble.csv, all in Kaggle's
-form (image_name,target), target being a probability. With --split extra the images are those of an outside set, and
+format (image_name,target), target being a probability. With --split extra the images are those of an outside set, and
 the files are named extra_*.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Parse, load each member, predict, write."""
     config = parse(InferConfig, argv, prog="python infer.py", description=(__doc__ or "").split("\n")[0])
-    # After the parsing: torch is heavy, and --help should not wait for it.
+    # Imported after parsing: torch is slow to import, and --help should not wait for it.
     from engine.distributed import joined_ranks
     from engine.evaluate import predict
     from engine.members import find_members, load_member, require_fit
@@ -61,12 +61,12 @@ def main(argv: Sequence[str]) -> None:
                 member = load_member(path, runs, ranks.device)
                 require_fit(member, shards)
                 if not member.finished:
-                    say(f"warning: {member.path} is the best so far of a member whose training has not ended")
+                    say(f"warning: {member.path} is the best epoch so far of a member whose training is not finished")
                 batches = loader.eval_batches(rows, partition, meta=member.meta)
                 found = predict(member.model, member.objective, batches, ranks, autocast=autocast, views=config.views)
                 if len(found.index) < len(rows):
                     missing = len(rows) - len(found.index)
-                    say(f"warning: {missing} corrupt {config.split} images have no prediction and no row")
+                    say(f"warning: {missing} corrupt {config.split} images have no prediction and are left out")
                 keys = shards.key.take(found.index).to_pylist()
                 predicted.append(found.probability)
                 if ranks.first:
@@ -76,16 +76,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def split_rows(shards: ShardSet, config: InferConfig) -> Indices:
-    """The samples to predict. Raises UserError where there are none."""
+    """The samples to predict. Raises UserError if there are none."""
     rows = shards.split_rows(config.split)
     if not len(rows):
         remedy = {"test": "an --isic2020 folder that holds test.csv", "extra": "--extra CSV"}[config.split]
-        raise UserError(f"{shards.folder} has no {config.split} images: make it with {remedy}")
+        raise UserError(f"{shards.folder} has no {config.split} images: build it with {remedy}")
     return rows
 
 
 def write_submission(path: Path, keys: list[str], probability: npt.NDArray[np.float64]) -> None:
-    """Write image_name,target, sorted by name; the file appears only when it is whole."""
+    """Write image_name,target, sorted by name; the file appears only once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{key},{value:.9f}" for key, value in sorted(zip(keys, probability, strict=True))]
     with written_whole(path) as file:

@@ -1,11 +1,11 @@
-"""Train one member, one backbone on one fold, or several of each one after the other.
+"""Train one member (one backbone on one fold), or several of each one after the other.
 
     python train.py --backbone tiny --fold 0
     torchrun --nproc-per-node 2 train.py --shards shards/isic --backbone resnest50 --fold 0
     python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all
 
 Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, training_curves.png, config.yaml and
-TensorBoard events. Interrupted by Ctrl-C, SIGTERM or worse, the same command continues at the last saved step.
+TensorBoard events. After Ctrl-C, SIGTERM or a crash, the same command continues from the last saved step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Parse; then build, fit and close one member after the other."""
     configs = parse_grid(argv, prog="python train.py", description=(__doc__ or "").split("\n")[0])
-    # After the parsing: torch is heavy, and --help should not wait for it.
+    # Imported after parsing: torch is slow to import, and --help should not wait for it.
     from engine.distributed import joined_ranks
     from engine.interrupt import Stopped
     from engine.memory import explained_memory
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def fit(run: Run) -> None:
-    """Epochs of training and validation, until the last one or until nothing has improved for `patience` epochs."""
+    """Train and validate until the last epoch, or until nothing has improved for `patience` epochs."""
     while not run.state.finished:
         epoch = run.state.epoch
         trained, fed = train_epoch(run)
@@ -63,11 +63,11 @@ def fit(run: Run) -> None:
     run.write_results()
     run.say(fed)
     run.say(f"{run.folder}: {run.best_words}")
-    run.stop.check()  # a signal that came after the last batch still ends a grid
+    run.stop.check()  # a signal that arrives after the last batch still ends a grid
 
 
 def train_epoch(run: Run) -> tuple[dict[str, float], str]:
-    """What is left of an epoch; returns its mean loss, images/s and data waits, and in words what bounded it."""
+    """Train the rest of an epoch; returns its mean loss, images/s and data waits, and a sentence on what bounded it."""
     steps, local = run.data.samples.partition.steps, run.data.samples.partition.local_batch_size
     run.trainer.model.train()
     with run.epoch_progress() as progress:
@@ -86,7 +86,7 @@ def train_epoch(run: Run) -> tuple[dict[str, float], str]:
 def summary(
     config: TrainConfig, epoch: int, trained: dict[str, float], metrics: dict[str, float], *, best: bool
 ) -> str:
-    """The line of an epoch, for the user."""
+    """The line that reports an epoch to the user."""
     sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
     return (
         f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  val loss {metrics['loss']:.4f}  "

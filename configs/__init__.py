@@ -1,1 +1,1 @@
-"""Typed settings of every command, their YAML recipes, and how a command line becomes one of them."""
+"""Typed settings of every command, their YAML recipes, and command-line parsing."""

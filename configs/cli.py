@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from configs.errors import UserError
 
-# What the user can fix: a full disk, missing permissions, a file where a folder should be.
-_MENDABLE = {
+# Errors that the user can fix: a full disk, missing permissions, a file where a folder should be.
+_USER_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -28,7 +28,7 @@ Config = TypeVar("Config")
 
 
 class _OneLineParser(ArgumentParser):
-    """A parser whose complaints reach `run_command`, which prints them as one line."""
+    """A parser whose errors reach `run_command`, which prints each as one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         reason = " ".join(str(message).split())
@@ -36,9 +36,9 @@ class _OneLineParser(ArgumentParser):
 
 
 def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
-    """Read `argv` into a `kind`: defaults, then each --config file and each option in the order they stand.
+    """Parse `argv` into a `kind`: defaults, then each --config file and each option in the order given.
 
-    Options may be spelled with - or _ between words. Raises UserError for anything that does not fit.
+    Options may be spelled with - or _ between words. Raises UserError for unknown options and invalid values.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _OneLineParser(prog=prog, description=description)
@@ -55,7 +55,7 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
 
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
-    """`argv` with the recipe of `backbone` in front, so that every --config and option that follows goes before it."""
+    """`argv` with the recipe of `backbone` in front, so that every --config and option that follows overrides it."""
     words = [_underscored(word) for word in argv]
     recipe = RECIPES / f"{Path(backbone).name}.yaml"
     return [f"--config={recipe}", *words] if recipe.is_file() else words
@@ -72,7 +72,7 @@ def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:
 
 
 def _underscored(word: str) -> str:
-    """--batch-size=8 -> --batch_size=8; values stay as they are."""
+    """--batch-size=8 -> --batch_size=8; values are unchanged."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
@@ -80,21 +80,21 @@ def _underscored(word: str) -> str:
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a command to its exit code: 0, 2 with one line for what the user can mend, 130 for Ctrl-C."""
+    """Run a command and exit: 0 on success, 2 with a one-line message for what the user can fix, 130 for Ctrl-C."""
     try:
         main(sys.argv[1:])
-    except BrokenPipeError:  # whoever read our output, head for one, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is too heavy to import for its name
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is too slow to import just for its name
             raise
-        print("error: the GPU's memory is too small: lower --batch-size, or take smaller images", file=sys.stderr)
+        print("error: out of GPU memory: lower --batch-size, or use smaller images", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _USER_ERRORS:
             raise
         place = f"{error.filename}: " if error.filename else ""
         remedy = "check free space and permissions, or choose another folder"

@@ -28,23 +28,23 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
                 parse(TrainConfig, [*words, *fold], prog=prog, description=description)
                 for fold in ([[f"--fold={fold}"] for fold in folds] or [[]])
             ]
-        # What --autotune finds for one fold holds for the others.
+        # The result of --autotune for one fold applies to the others.
         configs += [members[0], *(replace(config, autotune=False) for config in members[1:])]
     names = [(config.backbone, config.fold) for config in configs]
     if len(set(names)) < len(names):
-        raise UserError("a backbone and fold are named twice: name each once")
+        raise UserError("the same backbone and fold are given twice: give each once")
     return configs
 
 
 def _named(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The values of --backbone and of --fold, one or several of each, and the rest of `argv`."""
+    """The values of --backbone and of --fold, none, one or several of each, and the rest of `argv`."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--backbone", "--fold"):
         parser.add_argument(option, nargs="*", action="extend")
     named, rest = parser.parse_known_args(argv)
     for option, values in vars(named).items():
         if values == []:
-            raise UserError(f"--{option} needs a value: give one or several")
+            raise UserError(f"--{option} needs a value: give one or more")
     return named.backbone or [], named.fold or [], rest
 
 
@@ -54,4 +54,4 @@ def _folds_of(shards: Path) -> int:
         counts = json.loads((shards / "manifest.json").read_text())["counts"]
         return 1 + max(int(row["fold"]) for row in counts)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{shards} holds no shard set whose folds could be counted: {error}") from error
+        raise UserError(f"{shards} holds no shard set whose folds can be counted ({error}): check --shards") from error

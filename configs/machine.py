@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""The resources that this process may use: cores, open files, memory."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores this process may run on: fewer than the machine's where a scheduler or taskset pins it."""
+    """Cores this process may run on: fewer than the machine has if a scheduler or taskset pins it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def allow_more_files() -> bool:
-    """Raise this process's limit of open files as far as it may go; False where it stands there already."""
+    """Raise this process's limit on open files to the hard limit; False if that changes nothing."""
     if sys.platform == "win32":
         return False
     import resource
@@ -27,21 +27,21 @@ def allow_more_files() -> bool:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the kernel could free, or what its control groups' limits leave.
+    """Bytes that this process may still allocate: what the kernel can free, or less if a control group limits it.
 
-    `root` is where /proc and /sys lie.
+    `root` is the folder that holds proc and sys.
     """
     found = [sys.maxsize]
     meminfo = root / "proc/meminfo"
     if meminfo.is_file():
         found.append(_fields(meminfo, ":")["MemAvailable"] * 1024)
-    elif hasattr(os, "sysconf"):  # macOS: all there is
+    elif hasattr(os, "sysconf"):  # macOS: all of the machine's memory
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min([*found, *_left_by_groups(root)])
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """What each control group that this process is in, and each above it, still grants."""
+    """Bytes left under the limit of each control group that this process is in, and of each group above it."""
     own = root / "proc/self/cgroup"
     for line in own.read_text().splitlines() if own.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -61,7 +61,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             if all(file.is_file() for file in files) and files[0].read_text().strip() != "max":
                 most, now = (int(file.read_text()) for file in files[:2])
                 stat = _fields(files[2], " ")
-                freeable = stat.get(cache, 0) - stat.get(kept, 0)  # the page cache, but not what lies in /dev/shm
+                freeable = stat.get(cache, 0) - stat.get(kept, 0)  # the page cache, except for /dev/shm
                 yield max(0, most - now + max(0, freeable))
 
 

@@ -1,1 +1,1 @@
-"""What train.py and infer.py are made of: ranks, optimiser, checkpoints, records, evaluation, the run."""
+"""What train.py and infer.py are built from: ranks, optimiser, checkpoints, records, evaluation, the run."""

@@ -1,6 +1,6 @@
-"""Checkpoints: what is in them, which one belongs to a run; whole or not there at all, and read without running code.
+"""Checkpoints: what they contain and which run they belong to; written atomically, read without executing code.
 
-last.pt is what a run continues from; best.pt what infer.py loads.
+A run continues from last.pt; infer.py loads best.pt.
 """
 
 import pickle
@@ -21,8 +21,8 @@ from prep.metadata import FEATURES, meta_digest
 
 LAST, BEST = "last.pt", "best.pt"
 FORMAT = 2
-# Settings that may differ between a run and its continuation: they change where, how fast and in which pieces.
-_FREE = {
+# Settings that may change when a run is resumed: where, how fast and in how many parts it trains.
+_MAY_CHANGE = {
     *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune"),
     *("accumulate", "sync_batchnorm", "save_every", "log_every"),
 }
@@ -54,31 +54,31 @@ def checkpoint_of(
 
 
 def save_best(content: dict[str, Any], folder: Path) -> None:
-    """Write best.pt from `content`, that of last.pt at the same epoch's end, with the model that predicts."""
+    """Write best.pt from `content`, that of last.pt after the same epoch, with the model used for prediction."""
     kept = {name: content[name] for name in ("config", "facts", "best", "validation", "validation_index")}
     model = content["model"] if content["average"] is None else content["average"]
     save_checkpoint({**kept, "model": model}, folder / BEST)
 
 
 def run_facts(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
-    """What a model says of the data it was trained on."""
+    """What a checkpoint records about the data it was trained on."""
     kind = config.model.meta
     facts = {"size": manifest.size, "meta_kind": kind, "meta_features": list(FEATURES[kind])}
     return {**facts, **digests(manifest.labels_sha256, kind)}
 
 
 def digests(labels_sha256: str, meta: MetaKind) -> dict[str, str]:
-    """What a model and a shard set must share: the hashes of (key, fold, target) and of the meta vector's meaning.
+    """What a model and a shard set must share: the hashes of (key, fold, target) and of the meta vector's definition.
 
-    The images' size and encoding are not among them: members of one ensemble may differ in these.
+    The images' size and encoding are not part of them: shard sets that differ only in these have the same folds.
     """
     return {"labels_sha256": labels_sha256, "meta_sha256": meta_digest(meta)}
 
 
 def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """The last.pt in `folder`, on the CPU; None where there is none, or the config says to start again.
+    """The last.pt in `folder`, on the CPU; None if there is none, or if the config says to start from scratch.
 
-    Raises UserError, naming both values, where it was made with other settings or facts.
+    Raises UserError, naming both values, if it was made with other settings or facts.
     """
     path = folder / LAST
     if config.resume == "never" or not path.is_file():
@@ -86,16 +86,16 @@ def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[
     saved = load_checkpoint(path, torch.device("cpu"))
     then = _flat({**saved["config"], **saved["facts"]})
     for name, value in _flat({**asdict(config), **facts}).items():
-        if name.split(".")[0] not in _FREE and then.get(name) != value:
+        if name.split(".")[0] not in _MAY_CHANGE and then.get(name) != value:
             raise UserError(
                 f"{path} was made with {name}={then.get(name)!r}, now it is {value!r}: choose another --out to "
-                "keep it, or start again with --resume never"
+                "keep it, or start from scratch with --resume never"
             )
     return saved
 
 
 def mend_best(saved: dict[str, Any], folder: Path) -> None:
-    """Write best.pt where the run ended between last.pt, which is `saved`, and the best.pt of the same epoch."""
+    """Write best.pt if the run ended between writing last.pt, which is `saved`, and best.pt of the same epoch."""
     path = folder / BEST
     if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1:
         return
@@ -104,25 +104,25 @@ def mend_best(saved: dict[str, Any], folder: Path) -> None:
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write `content` (tensors, numbers, strings, lists, dicts) to `path`, which is replaced when all is on disk.
+    """Write `content` (tensors, numbers, strings, lists, dicts) to `path`, replacing it once everything is on disk.
 
-    Raises UserError where it cannot be written; what stood at `path` before is then still there.
+    Raises UserError if it cannot be written; the previous file at `path` is then unchanged.
     """
     try:
         with written_whole(path, fsync=True) as file:
             torch.save({"format": FORMAT, **content}, file)
-    # torch passes some failures of a write on as its own.
+    # torch reports some write errors as RuntimeError.
     except (OSError, RuntimeError) as error:
-        kept = "the one written before is kept" if path.is_file() else "there was none before"
+        kept = "the previous one is kept" if path.is_file() else "there is no previous one"
         reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         raise UserError(
-            f"checkpoint {path} could not be written: {reason}; {kept}. Free some space, then start again: it "
-            "continues from what is kept"
+            f"checkpoint {path} could not be written: {reason}; {kept}: check free space and permissions, then run "
+            "the same command again to continue"
         ) from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote. Raises UserError where the file is not that."""
+    """Read what `save_checkpoint` wrote. Raises UserError for any other file."""
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -136,7 +136,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings by the names that the command line gives them: optim.lr."""
+    """Nested settings under their command-line names, such as optim.lr."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = _flat(value) if isinstance(value, dict) else None

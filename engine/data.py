@@ -1,4 +1,4 @@
-"""What a run learns from and is judged on: which samples, how the ranks share them, and their batches."""
+"""What a run trains on and is evaluated on: which samples, how the ranks share them, and their batches."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ from loaders.shards import ShardSet
 class Samples:
     """The training rows and the held-out rows of a fold, int64, and how the ranks share their batches.
 
-    positive_weight: that of a melanoma in the loss.
+    positive_weight: weight of a melanoma in the loss.
     """
 
     shards: ShardSet
@@ -34,7 +34,7 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The batches of a run: the training stream from its cursor on, and the held-out fold as stored."""
+    """The batches of a run: the training stream from its cursor on, and the held-out fold without augmentation."""
 
     config: TrainConfig
     samples: Samples
@@ -42,19 +42,19 @@ class Data:
     stream: Iterator[Batch]
 
     def train_batches(self, state: RunState) -> Iterator[Batch]:
-        """The batches of this epoch that are left; the stream behind it works on the next epoch already."""
+        """The remaining batches of this epoch; meanwhile the stream already prepares those of the next one."""
         for _ in range(state.step, self.samples.partition.steps):
             yield next(self.stream)
 
     def fold_batches(self) -> Iterator[Batch]:
-        """The held-out fold; every rank gets equally many batches."""
+        """The batches of the held-out fold; every rank gets the same number of them."""
         samples = self.samples
         return self.loader.eval_batches(samples.fold_rows, samples.fold_partition, meta=self.config.model.meta)
 
 
 @contextmanager
 def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
-    """Open the shard set and choose the rows. Raises UserError where they do not make a run."""
+    """Open the shard set and choose the rows. Raises UserError if no run is possible with them."""
     with ExitStack() as resources:
         shards = ShardSet(Path(config.shards))
         resources.callback(shards.close)
@@ -81,7 +81,7 @@ def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
 def open_data(
     config: TrainConfig, ranks: Ranks, samples: Samples, loader_config: LoaderConfig, state: RunState
 ) -> Iterator[Data]:
-    """Open the loader, as `loader_config` says, with the training stream at the cursor of `state`."""
+    """Open the loader with `loader_config`, its training stream at the cursor of `state`."""
     with Loader(
         loader_config,
         samples.shards,
@@ -110,24 +110,24 @@ def _partition(rows: Indices, config: TrainConfig, ranks: Ranks) -> Partition:
 def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:
     if local < 2 * config.accumulate:
         raise UserError(
-            f"batch_size={config.batch_size} leaves a rank {local} samples in {config.accumulate} part(s), fewer "
-            "than 2 in each: give a larger --batch-size or a smaller --accumulate"
+            f"batch_size={config.batch_size} gives each rank {local} samples in {config.accumulate} part(s), fewer "
+            "than 2 per part: give a larger --batch-size or a smaller --accumulate"
         )
     if local % config.accumulate:
         raise UserError(
-            f"accumulate={config.accumulate} cannot cut a rank's {local} samples into equal parts: give a divisor"
+            f"accumulate={config.accumulate} cannot split a rank's {local} samples into equal parts: give a divisor"
         )
     if config.sync_batchnorm and ranks.device.type != "cuda":
-        raise UserError("sync_batchnorm=True needs GPUs: torch has it for CUDA only; leave it out")
+        raise UserError("sync_batchnorm=True needs GPUs, because torch supports it on CUDA only: leave it out")
 
 
 def _balance(shards: ShardSet, rows: Indices, what: str) -> float:
-    """Negatives per positive among `rows`. Raises UserError where one of the classes is missing."""
+    """Negatives per positive among `rows`. Raises UserError if one of the classes is missing."""
     positives = int((shards.target[rows] == 1).sum())
     negatives = len(rows) - positives
     if not positives or not negatives:
         raise UserError(
-            f"{what} hold {positives} melanomas and {negatives} others: loss and AUC need both, so choose another fold "
-            "or make the shard set with more images or fewer folds"
+            f"{what} contain {positives} melanomas and {negatives} others, but loss and AUC need both: choose another "
+            "fold, or build the shard set with more images or fewer folds"
         )
     return negatives / positives

@@ -18,14 +18,14 @@ from configs.errors import UserError
 from configs.machine import usable_cores
 
 Value = TypeVar("Value")
-# How gloo and NCCL say that a peer has gone.
+# How gloo and NCCL report a lost peer.
 _LOST_PEER = re.compile(r"Connection (closed|reset)|[Rr]emote process|Broken pipe|Socket closed")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among the ranks of a run; one process alone is rank 0 of 1, with no process group."""
+    """This process among the ranks of a run; a single process is rank 0 of 1, with no process group."""
 
     rank: int
     world_size: int
@@ -33,11 +33,11 @@ class Ranks:
     local_world_size: int
     device: torch.device
     host_group: dist.ProcessGroup | None = None
-    """For numbers that lie on the host, whatever the device; None for one rank alone."""
+    """For tensors on the host, whatever the device; None for a single rank."""
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes the files and speaks to the user."""
+        """Whether this is the rank that writes files and prints messages."""
         return self.rank == 0
 
     @property
@@ -54,14 +54,14 @@ class Ranks:
         return torch.cat(parts)
 
     def sum(self, value: Tensor) -> Tensor:
-        """Add a tensor up over the ranks."""
+        """Sum a tensor over the ranks."""
         if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def share_from_first(self, value: float) -> float:
-        """The first rank's number, on every rank: a decision taken once cannot differ."""
+        """The first rank's value, on every rank, so that all of them take the same decision."""
         if self.world_size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -69,7 +69,7 @@ class Ranks:
         return float(shared.item())
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on the first rank, on every rank: no other one needs to see its disk."""
+        """What `make` returns on the first rank, on every rank: the others need no access to its disk."""
         if self.world_size == 1:
             return make()
         shared: list[Any] = [make() if self.first else None]
@@ -85,7 +85,7 @@ class Ranks:
         return bool(shared.item())
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first one's buffers (running statistics), so that all evaluate one model."""
+        """Give every rank the first one's buffers (running statistics), so that all evaluate the same model."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -115,7 +115,7 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     if ranks.world_size == 1:
         yield ranks
         return
-    # torchrun keeps its store over a restart: the addresses of the ranks that died must not be met there again.
+    # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died.
     store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size))
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
@@ -125,15 +125,16 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
         device_id=ranks.device if on_gpu else None,
     )
     ranks = replace(ranks, host_group=dist.new_group(backend="gloo"))
-    # After an error the group is not taken down in order: that would wait for peers which wait for this rank. Its
-    # process ends, and torchrun ends the others.
+    # After an error the group is not destroyed: that would wait for peers which wait for this rank. This process ends,
+    # and torchrun ends the others.
     try:
         yield ranks
     except RuntimeError as error:
         if not _LOST_PEER.search(str(error)):
             raise
         raise UserError(
-            f"rank {ranks.rank} lost another rank, whose own error tells why; what was saved last is kept"
+            f"rank {ranks.rank} lost the connection to another rank, whose own error says why; what was saved is kept: "
+            "fix that error, then run the same command again"
         ) from error
     dist.destroy_process_group()
 
@@ -141,7 +142,7 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
 def _keep_freed_memory() -> None:
     """Let glibc reuse large blocks instead of returning each to the kernel, whose page faults halve a CPU step's speed.
 
-    Without effect where the C library has no mallopt (macOS, musl).
+    Has no effect if the C library has no mallopt (macOS, musl).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -152,5 +153,5 @@ def _keep_freed_memory() -> None:
 def _wants_gpu(device: Literal["auto", "cpu", "cuda"]) -> bool:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise UserError("device='cuda', but torch sees no GPU: take --device auto, or install a CUDA build of torch")
+        raise UserError("device='cuda', but torch sees no GPU: use --device auto, or install a CUDA build of torch")
     return available and device != "cpu"

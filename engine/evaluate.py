@@ -17,10 +17,10 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """One row a sample, sorted by index.
+    """One row per sample, sorted by index.
 
-    index: int64 [N], number in the shard set; probability: float64 [N], of melanoma; classes: float64 [N, C], of each
-    diagnosis, C = 0 where the network does not tell them apart.
+    index: int64 [N], row number in the shard set; probability: float64 [N], of melanoma; classes: float64 [N, C], of
+    each diagnosis, C = 0 if the network does not predict them.
     """
 
     index: npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ def predict(
 ) -> Predictions:
     """Mean probabilities of each valid sample over the first `views` symmetries; the same on every rank.
 
-    Every rank must bring equally many batches of one size. Nothing here waits for the device before the end.
+    Every rank must have the same number of batches, all of the same size. Nothing waits for the device until the end.
     """
     model.eval()
     probabilities, indices = [], []

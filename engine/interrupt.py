@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished, the same one on every rank, and the run can be saved."""
+"""Ctrl-C and SIGTERM: every rank finishes the same step, and the run can be saved."""
 
 import os
 import signal
@@ -14,42 +14,42 @@ from engine.distributed import Ranks
 
 Item = TypeVar("Item")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN = 1.0  # seconds
+_REPEAT_SECONDS = 1.0  # a repeated signal within this time is the same request
 
 
-class Stopped(Exception):  # noqa: N818  what happened is no error
-    """The user or the machine asked the run to end; raised on every rank after the same step."""
+class Stopped(Exception):  # noqa: N818  not an error
+    """The user or the machine asked the run to stop; raised on every rank after the same step."""
 
 
 class StopRequest:
-    """Listens for SIGINT and SIGTERM while it is entered; another one, later than a second, ends the process.
+    """Listens for SIGINT and SIGTERM while it is entered; another one, more than a second later, ends the process.
 
-    The ranks tell each other in the background, one small message a step, read a step later: nothing waits for it, and
-    all of them stop after the same step.
+    The ranks exchange one small message per step in the background and read it a step later, so nothing waits for it
+    and all of them stop after the same step.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._asked, self._asked_at = 0, 0.0
-        self._before: dict[int, Any] = {}
+        self._signal, self._signal_time = 0, 0.0
+        self._previous_handlers: dict[int, Any] = {}
         self._sent: tuple[Any, torch.Tensor] | None = None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._give_back()
+        self._restore_handlers()
 
     @property
     def name(self) -> str:
-        """What asked: SIGINT, SIGTERM, or another rank."""
-        return signal.Signals(self._asked).name if self._asked else "another rank's signal"
+        """What asked the run to stop: SIGINT, SIGTERM, or another rank's signal."""
+        return signal.Signals(self._signal).name if self._signal else "another rank's signal"
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """`items`, until a stop is asked for: then Stopped is raised in place of the next one, or at the end."""
+        """`items`, until the run is asked to stop: then Stopped is raised instead of the next one, or at the end."""
         for item in items:
             yield item
             if self._agreed():
@@ -57,22 +57,21 @@ class StopRequest:
         self.check()
 
     def check(self) -> None:
-        """Raise Stopped on every rank where one of them was asked; every rank must call it."""
+        """Raise Stopped on every rank if one of them was asked to stop; every rank must call it."""
         if self._agreed(last=True):
             raise Stopped
 
     def _agreed(self, *, last: bool = False) -> bool:
         if self._ranks.world_size == 1:
-            return bool(self._asked)
-        heard = self._received()
-        if heard:
+            return bool(self._signal)
+        if self._received():
             return True
-        flag = torch.tensor([self._asked])
+        flag = torch.tensor([self._signal])
         self._sent = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._ranks.host_group, async_op=True), flag)
         return self._received() if last else False
 
     def _received(self) -> bool:
-        """What the ranks said a step ago; nothing is left on its way."""
+        """Whether a rank reported a signal in the last exchange, which is completed if it is still pending."""
         if self._sent is None:
             return False
         work, flag = self._sent
@@ -80,15 +79,15 @@ class StopRequest:
         work.wait()
         return bool(flag.item())
 
-    def _take(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        # A terminal and torchrun may both pass the same Ctrl-C on: that is one request.
-        if self._asked and now - self._asked_at > _AGAIN:
-            self._give_back()
+        # A terminal and torchrun may both forward the same Ctrl-C: that is one request.
+        if self._signal and now - self._signal_time > _REPEAT_SECONDS:
+            self._restore_handlers()
             os.kill(os.getpid(), number)
-        elif not self._asked:
-            self._asked, self._asked_at = number, now
+        elif not self._signal:
+            self._signal, self._signal_time = number, now
 
-    def _give_back(self) -> None:
-        for number, handler in self._before.items():
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)

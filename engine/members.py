@@ -18,9 +18,9 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One trained network: its name (the folders below the run folder, joined by _), and what it wants to be shown.
+    """One trained network: its name (the folders below the run folder, joined by _), and the inputs it expects.
 
-    finished: whether its training ended; otherwise it is the best so far.
+    finished: whether its training is finished; otherwise this is its best epoch so far.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Member:
 
 
 def find_members(runs: Path) -> list[Path]:
-    """The best.pt of every member below `runs`, in sorting order. Raises UserError where there is none."""
+    """The best.pt of every member below `runs`, sorted by path. Raises UserError if there is none."""
     if not runs.is_dir():
-        raise UserError(f"--runs {runs}: no such folder; name the folder that train.py --out wrote")
+        raise UserError(f"--runs {runs}: no such folder; give the folder that train.py --out wrote")
     found = sorted(runs.rglob(f"fold*/{BEST}"))
     if not found:
         raise UserError(f"no trained member (foldK/{BEST}) below {runs}: train one with python train.py --out {runs}")
@@ -71,15 +71,15 @@ def load_member(path: Path, runs: Path, device: torch.device) -> Member:
 
 
 def require_fit(member: Member, shards: ShardSet) -> None:
-    """Raise UserError where the member was trained on other labels, another meta vector or at another size."""
+    """Raise UserError if the member was trained on other labels, another meta vector or another image size."""
     for name, now in digests(shards.manifest.labels_sha256, member.meta).items():
         if member.facts[name] != now:
             raise UserError(
                 f"{member.path} was trained with {name}={member.facts[name]}, {shards.folder} has {now}: pass the "
-                "--shards it was trained on, or a set made of the same tables with the same folds and this code"
+                "--shards it was trained on, or a set built by this code from the same tables with the same folds"
             )
     if member.size != shards.size:
         raise UserError(
             f"{member.path} was trained at {member.size} px, but {shards.folder} holds images of {shards.size} px: "
-            f"pass the --shards made with --size {member.size}"
+            f"pass a shard set built with --size {member.size}"
         )

@@ -1,4 +1,4 @@
-"""Out of memory, said in the user's settings."""
+"""Out of memory, explained by the settings that the user can change."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from configs.errors import UserError
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 
-# How torch, its libraries and DALI say that memory has ended, where they have no exception for it.
+# How torch, its libraries and DALI report a failed allocation where they have no exception of their own for it.
 _FULL = re.compile(r"can't allocate|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @contextmanager
 def explained_memory(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
-    """Turn the end of the memory into a UserError that names the settings to change and what they are now."""
+    """Turn an out-of-memory error into a UserError that names the settings to change and their current values."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -36,7 +36,7 @@ def _remedy(config: TrainConfig, ranks: Ranks) -> str:
         ways.append(f"--loader.cache none (now {config.loader.cache})")
     ways.append(f"--loader.prefetch 1 (now {config.loader.prefetch})")
     return (
-        f"out of memory with --backbone {config.backbone}; what was saved last is kept, and these may change before it "
-        f"goes on: {', '.join(ways)}; a new run may take a lower --batch-size (now {config.batch_size}) or shards of a "
-        "smaller --size"
+        f"out of memory with --backbone {config.backbone}; earlier checkpoints are kept: continue with any of "
+        f"{', '.join(ways)}; or start from scratch (--resume never) with a lower --batch-size (now "
+        f"{config.batch_size}) or shards of a smaller --size"
     )

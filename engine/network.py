@@ -1,4 +1,4 @@
-"""A network with the meaning of its logits, built from the settings that both training and inference know."""
+"""A network with the meaning of its logits, built from the settings that training and inference share."""
 
 import torch
 
@@ -21,7 +21,7 @@ def build_network(
     channels_last: bool | None = None,
     positive_weight: float = 1.0,
 ) -> tuple[FusionModel, Objective]:
-    """The network on `device` and its objective; `channels_last` None takes the layout that suits the backbone."""
+    """The network on `device` and its objective; `channels_last` None means the layout that suits the backbone."""
     objective = Objective(
         target=target,
         auxiliary_weight=optim.auxiliary_weight,

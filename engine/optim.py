@@ -21,10 +21,10 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state_dict, its moments laid out as their parameters are now.
+    """Load a state_dict, with its moments in the memory format that their parameters have now.
 
-    A run may go on in another memory format; fused steps walk through memory and would pair weights with the moments of
-    others.
+    A run may continue in another memory format; fused steps ignore strides and would pair weights with the moments of
+    other weights.
     """
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
@@ -36,7 +36,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def learning_rate_factor(step: int, *, warmup_steps: float, total_steps: int) -> float:
-    """Share of the peak learning rate at optimiser step `step`: a line up from above zero, then a cosine to zero."""
+    """Fraction of the peak learning rate at step `step`: linear warm-up from above zero, then a cosine to zero."""
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     if step >= total_steps:
@@ -53,11 +53,11 @@ class Schedule:
     epochs: int
 
     def step_of_run(self, epoch: int, step: int) -> int:
-        """The number of optimiser step `step` of `epoch`, both from 0, counted over the run."""
+        """The index over the whole run of optimiser step `step` of `epoch`, both from 0."""
         return epoch * self.steps_per_epoch + step
 
     def learning_rate(self, epoch: int, step: int) -> float:
-        """That of step `step` of `epoch`, both from 0."""
+        """The learning rate of step `step` of `epoch`, both from 0."""
         warmup = min(self.optim.warmup_epochs, self.epochs) * self.steps_per_epoch
         total = self.steps_per_epoch * self.epochs
         factor = learning_rate_factor(self.step_of_run(epoch, step), warmup_steps=warmup, total_steps=total)
@@ -73,8 +73,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 class MovingAverage:
     """Exponential moving average of a model's parameters and running statistics, in a copy of it, `model`.
 
-    After t updates the decay is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten. The
-    counts that batch norms keep are copied.
+    The decay of update t, from 1, is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten.
+    The batch counters of batch norms are copied.
     """
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
@@ -88,7 +88,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step `step` (from 0); no copy to the host, few launches."""
+        """Include the weights after optimiser step `step` (from 0); no copy to the host, few kernel launches."""
         weight = 1 - min(self._decay, (2 + step) / (11 + step))
         torch._foreach_lerp_(self._averages[True], self._values[True], weight)
         if self._averages[False]:

@@ -1,4 +1,4 @@
-"""The number format of the forward pass."""
+"""The floating-point precision of the forward pass."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ from configs.schema import Precision
 
 
 def chosen_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """What autocast casts to; float32 means no autocast. auto: bf16, or fp16 where the GPU has no native bf16."""
+    """What autocast casts to; float32 means no autocast. auto: float32 on a CPU, on a GPU native bf16 or else fp16."""
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision != "auto":
         return known[precision]

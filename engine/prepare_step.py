@@ -1,4 +1,4 @@
-"""How the gradients of a step are run: compiled, distributed over the ranks, replayed as a CUDA graph."""
+"""How the gradients of a step are computed: compiled, distributed over the ranks, replayed as a CUDA graph."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _WARM_UP_STEPS = 3  # libraries choose their algorithms in the first steps, whic
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A way to make gradients, batch -> loss; how it is run; and, for the user, why it is not what was asked for."""
+    """A function batch -> loss that computes gradients; how it runs; and, for the user, why not as requested."""
 
     gradients: Callable[[Batch], Tensor]
     compiled: bool
@@ -31,14 +31,14 @@ class Prepared:
 def prepare(
     gradients: Gradients, model: nn.Module, example: Batch, ranks: Ranks, *, compiling: bool, capturing: bool
 ) -> Prepared:
-    """`gradients` over `model`, compiled, distributed over the ranks and captured as asked, where that is possible.
+    """`gradients` over `model`, distributed over the ranks, and compiled and captured if requested and possible.
 
-    `example` is a batch of the shapes to come, for the trial steps. Every rank must ask for the same.
+    `example` is a batch of the shapes to come, for the trial steps. Every rank must request the same.
     """
     network, remarks = model, []
     if compiling:
         network, remark = _compiled(model, gradients, example)
-        if not ranks.all_of(not remark):  # all ranks or none: their gradients meet in the same order
+        if not ranks.all_of(not remark):  # all ranks or none, so that they exchange gradients in the same order
             network = model
             remarks = [remark or "speed.compile: continuing without it, because it failed on another rank"]
     compiled = network is not model
@@ -53,7 +53,7 @@ def prepare(
 
 
 class CapturedGradients:
-    """Gradients on one GPU, captured over static buffers and replayed: one launch on the host instead of a thousand.
+    """Gradients on one GPU, captured over static buffers and replayed: one launch from the host, not a thousand.
 
     Dropout stays a function of the seed: the graph reads the generator's state at each replay.
     """
@@ -68,7 +68,7 @@ class CapturedGradients:
                 for _ in range(_WARM_UP_STEPS):
                     gradients(self._static)
             torch.cuda.current_stream().wait_stream(side)
-            # Gradients made within the capture live in the graph's memory, and each replay writes them again.
+            # Gradients allocated during the capture are in the graph's memory, and each replay overwrites them.
             gradients.network.zero_grad(set_to_none=True)
             self._graph = torch.cuda.CUDAGraph()
             # The loader's threads may use CUDA meanwhile.
@@ -76,7 +76,7 @@ class CapturedGradients:
                 self._loss = gradients(self._static)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """As Gradients; the loss is overwritten by the next call."""
+        """Like Gradients; the loss is overwritten by the next call."""
         for name in TENSORS:
             getattr(self._static, name).copy_(getattr(batch, name), non_blocking=True)
         self._graph.replay()
@@ -104,7 +104,7 @@ def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[n
         with _unchanged_buffers(model):
             replace(gradients, network=network)(example)
             model.zero_grad(set_to_none=True)
-    # Whatever a compiler may fail with: none installed, an operator it does not know, a defect of its own.
+    # Compilation can fail in any way: no compiler, an unsupported operator, a bug in the compiler.
     except Exception as error:
         torch.compiler.reset()
         return model, f"speed.compile: continuing without it, because torch.compile failed: {_first_line(error)}"
@@ -127,7 +127,7 @@ def _captured(gradients: Gradients, model: nn.Module, example: Batch) -> tuple[C
             torch.cuda.synchronize()
     except RuntimeError as error:
         raise UserError(
-            f"speed.cuda_graph: capturing failed ({reason}) and left CUDA unusable: start again with "
+            f"speed.cuda_graph: capturing failed ({reason}) and left CUDA unusable: run the command again with "
             "--speed.cuda_graph off"
         ) from error
     gradients.network.zero_grad(set_to_none=True)
@@ -135,7 +135,7 @@ def _captured(gradients: Gradients, model: nn.Module, example: Batch) -> tuple[C
 
 
 def _distributed(network: nn.Module, ranks: Ranks) -> nn.Module:
-    # Running statistics are shared before each evaluation, not in each step; the option's name has changed.
+    # Running statistics are shared before each evaluation, not in each step; the option's name depends on the version.
     known = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {option: False}
@@ -145,7 +145,7 @@ def _distributed(network: nn.Module, ranks: Ranks) -> nn.Module:
 
 @contextmanager
 def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Trial steps do not count: running statistics are put back."""
+    """Restore the running statistics afterwards: trial steps do not count."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""An epoch under way: the loss so far, the speed, the wait for data, and the first loss that is not finite."""
+"""The progress of an epoch: the loss so far, the speed, the wait for data, and the first loss that is not finite."""
 
 import json
 import math
@@ -21,12 +21,12 @@ from engine.state import RunState
 from loaders.batch import Batch
 from loaders.meter import WaitMeter
 
-_REFRESH = 0.5  # seconds between two looks at the losses
-_NONE = -1
+_REFRESH = 0.5  # seconds between two reads of the losses
+_NO_STEP = -1
 
 
 class Reading:
-    """Numbers on their way from the device: asked for at one step, read at a later one, without waiting in between."""
+    """Values on their way from the device: requested at one step, read at a later one, without waiting in between."""
 
     def __init__(self, values: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -40,11 +40,11 @@ class Reading:
 
     @property
     def here(self) -> bool:
-        """Whether `values` would not wait."""
+        """Whether `values` would return without waiting."""
         return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def values(self) -> list[float]:
-        """The numbers; waits for them where they are not here yet."""
+        """The values; waits for them if they have not arrived yet."""
         if self._event is not None:
             self._event.synchronize()
         found: list[float] = self._host.tolist()
@@ -52,9 +52,9 @@ class Reading:
 
 
 class EpochProgress:
-    """Adds up an epoch's losses on the device, shows and logs them now and then, and checks that they are finite.
+    """Shows and logs an epoch's losses periodically, and checks that they are finite, without waiting for the device.
 
-    As a context manager it writes what is under way when the run is asked to stop.
+    As a context manager it logs what is pending when the run is asked to stop.
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks, state: RunState, data: Data, records: Records | None) -> None:
@@ -67,7 +67,7 @@ class EpochProgress:
         self._start = self._shown = time.perf_counter()
         self._reading: Reading | None = None
         self._to_log: deque[tuple[int, Reading]] = deque()
-        self._bad_step = torch.full((), _NONE, dtype=torch.int64, device=ranks.device)
+        self._bad_step = torch.full((), _NO_STEP, dtype=torch.int64, device=ranks.device)
         self._bad_loss = torch.zeros((), device=ranks.device)
         self._bad_index = torch.zeros(self._partition.local_batch_size, dtype=torch.int64, device=ranks.device)
         if records is not None:
@@ -81,12 +81,12 @@ class EpochProgress:
             self.flush()
 
     def over(self, stream: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with the wait for each of them timed."""
+        """The batches; the wait for each of them is timed."""
         return self._meter.over(stream)
 
     def add(self, loss: Tensor, batch: Batch) -> None:
-        """Take the loss of the step that the state has just consumed."""
-        bad = ~loss.isfinite() & (self._bad_step == _NONE)
+        """Add the loss of the step that the state has just consumed."""
+        bad = ~loss.isfinite() & (self._bad_step == _NO_STEP)
         self._bad_step = torch.where(bad, batch.step, self._bad_step)
         self._bad_loss = torch.where(bad, loss, self._bad_loss)
         self._bad_index = torch.where(bad, batch.index, self._bad_index)
@@ -103,13 +103,13 @@ class EpochProgress:
             self._reading = Reading(torch.stack([self._state.loss_sum, self._bad_step.double()]))
 
     def flush(self) -> None:
-        """Wait for all steps so far and log them; raises UserError where a loss is not finite."""
+        """Wait for all steps so far and log them; raises UserError if a loss is not finite."""
         self._write_log(wait=True)
-        if int(self._bad_step.item()) != _NONE:
+        if int(self._bad_step.item()) != _NO_STEP:
             self._raise_not_finite()
 
     def finish(self) -> tuple[dict[str, float], str]:
-        """The epoch's mean loss, images/s of all ranks and how this rank was fed; and the last of it in words."""
+        """The epoch's mean loss, images/s over all ranks and this rank's data waits; and a sentence on the waits."""
         self.flush()
         loader, config, samples = self._data.loader, self._config, self._partition.samples
         report = self._meter.report(loader.clock.since(self._stages))
@@ -125,7 +125,7 @@ class EpochProgress:
         return figures, report.verdict(placement=loader.placement, cache=config.loader.cache, on_gpu=on_gpu)
 
     def _learning_rate(self, steps: int) -> float:
-        """That of the last of `steps` steps of this epoch."""
+        """The learning rate of the last of `steps` steps of this epoch."""
         return self._schedule.learning_rate(self._state.epoch, max(0, steps - 1))
 
     def _write_log(self, *, wait: bool = False) -> None:
@@ -138,7 +138,7 @@ class EpochProgress:
 
     def _show(self, reading: Reading, now: float) -> None:
         loss_sum, bad_step = reading.values()
-        if bad_step != _NONE:
+        if bad_step != _NO_STEP:
             self._raise_not_finite()
         if self._records is not None:
             step = self._state.step
@@ -147,7 +147,7 @@ class EpochProgress:
             self._records.progress(step, speed=speed, loss=loss_sum / seen, waiting=self._meter.waiting)
 
     def _raise_not_finite(self) -> None:
-        """Only the rank that saw it raises; its end ends the others."""
+        """Raise on the rank that saw it; when its process ends, torchrun ends the others."""
         step, index, epoch = int(self._bad_step.item()), self._bad_index.tolist(), self._state.epoch
         loss, optim = float(self._bad_loss.item()), self._config.optim
         assert not math.isfinite(loss)
@@ -158,7 +158,7 @@ class EpochProgress:
         shown = ", ".join(str(number) for number in index[:8])
         raise UserError(
             f"the loss is {loss} at step {step + 1} of epoch {epoch + 1}, learning rate "
-            f"{self._schedule.learning_rate(epoch, step):.3g}, batch of the samples {shown}, ... (all in {path}); the "
-            f"last good checkpoint is kept: start again with a lower --optim.lr (now {optim.lr}) or with "
+            f"{self._schedule.learning_rate(epoch, step):.3g}, samples {shown}, ... (all in {path}); earlier "
+            f"checkpoints are kept: start from scratch (--resume never) with a lower --optim.lr (now {optim.lr}) or "
             "--optim.clip_grad 1"
         )

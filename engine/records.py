@@ -1,4 +1,4 @@
-"""The folder of a member, runs/NAME/BACKBONE/foldK, and what is written there and said meanwhile."""
+"""The folder of a member, runs/NAME/BACKBONE/foldK, and what is written there and printed during training."""
 
 import importlib.metadata
 import json
@@ -32,7 +32,7 @@ def member_folder(config: TrainConfig) -> Path:
 
 
 def epoch_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of whole epochs in a member's metrics.jsonl."""
+    """The lines of epochs (not of steps) in a member's metrics.jsonl."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "step" not in line]
 
@@ -76,18 +76,18 @@ class Records:
         self._console.print(line, highlight=False, soft_wrap=True)
 
     def begin_epoch(self, name: str, steps: int, done: int) -> None:
-        """Start the live line's bar anew, with `done` of its `steps` behind it."""
-        self._live.reset(self._task, total=steps)  # given fields, it would forget the others
+        """Restart the live line's progress bar, with `done` of `steps` completed."""
+        self._live.reset(self._task, total=steps)  # passing fields here would clear the others
         self._live.update(self._task, epoch=name, completed=done)
 
     def progress(self, step: int, *, speed: float, loss: float, waiting: float) -> None:
-        """Move the live line; rates in images/s, `waiting` from 0 to 1."""
+        """Update the live line; `speed` in images/s, `waiting` from 0 to 1."""
         self._live.update(
             self._task, completed=step, speed=f"{speed:,.0f}", loss=f"{loss:.4f}", waiting=f"{waiting:.0%}"
         )
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Append one line of metrics.jsonl (numbers that are not finite become null) and the same to TensorBoard."""
+        """Append one line to metrics.jsonl (NaN and infinity become null), and the same values to TensorBoard."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._write({"epoch": epoch, **finite})
         for name, value in finite.items():
@@ -97,16 +97,16 @@ class Records:
         self._live.update(self._task, auc=f"{metrics['auc']:.4f}")
 
     def step(self, epoch: int, step: int, total: int, figures: dict[str, float]) -> None:
-        """Append the line of one step, the number `step` of its epoch and `total` of the run (both from 1)."""
+        """Append the line of one step, number `step` of its epoch and `total` of the run (both from 1)."""
         self._write({"epoch": epoch, "step": step, **figures})
         for name, value in figures.items():
             self._board.add_scalar(f"step/{name}", value, total)
 
     def forget(self, epoch: int, step: int) -> None:
-        """Drop the lines of what comes after `step` steps of `epoch`: it is trained again."""
+        """Drop the lines after step `step` of `epoch`: what they report is trained again."""
         if self._metrics.is_file():
             lines = self._metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and _place(json.loads(line)) <= (epoch, step)]
+            kept = [line for line in lines if line.endswith("\n") and _cursor(json.loads(line)) <= (epoch, step)]
             if kept != lines:
                 with written_whole(self._metrics) as file:
                     file.write("".join(kept).encode())
@@ -116,8 +116,8 @@ class Records:
             file.write(json.dumps(line) + "\n")
 
 
-def _place(line: dict[str, Any]) -> tuple[int, int]:
-    """The cursor from which on a line stands: an epoch's own with the beginning of the next one."""
+def _cursor(line: dict[str, Any]) -> tuple[int, int]:
+    """The (epoch, step) after which a line is written: that of a whole epoch is the start of the next one."""
     return (line["epoch"], line["step"]) if "step" in line else (line["epoch"] + 1, 0)
 
 

@@ -1,7 +1,7 @@
-"""A run: one member in training, opened whole from its config and last.pt, and closed again.
+"""A run: one member in training, opened from its config and last.pt, and closed again.
 
-Its parts have one owner each: engine/state.py what it has reached, engine/data.py its batches, engine/trainer.py its
-weights and the step, engine/records.py its files.
+Each part has one owner: engine/state.py the progress, engine/data.py the batches, engine/trainer.py the weights and
+the step, engine/records.py the files.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from prep.manifest import read_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One member in training on this rank; records are the first rank's."""
+    """One member in training on this rank; only the first rank has records."""
 
     config: TrainConfig
     ranks: Ranks
@@ -44,11 +44,11 @@ class Run:
     records: Records | None
 
     def epoch_progress(self) -> EpochProgress:
-        """What watches over the epoch that the state is in."""
+        """The progress of the epoch that the state is in."""
         return EpochProgress(self.config, self.ranks, self.state, self.data, self.records)
 
     def validate(self) -> tuple[Predictions, dict[str, float]]:
-        """Predict the held-out fold as stored, and judge it. Raises Stopped; UserError where predictions are NaN."""
+        """Predict the held-out fold and compute its metrics. Raises Stopped, and UserError if predictions are NaN."""
         trainer, ranks = self.trainer, self.ranks
         for model in {id(one): one for one in (trainer.model, trainer.judged_model)}.values():
             ranks.share_buffers(model)
@@ -56,18 +56,18 @@ class Run:
         predictions = predict(trainer.judged_model, trainer.objective, batches, ranks, autocast=trainer.autocast)
         wrong = np.isnan(predictions.probability).sum()
         if wrong:
-            self._require_finite()  # says so where the weights are the reason
+            self._require_finite()  # raises if the weights are the cause
             raise UserError(
                 f"{wrong} of {len(predictions.probability)} predictions of epoch {self.state.epoch + 1} are NaN; "
-                f"{self.folder} is left as it was saved last: start again with a lower --optim.lr (now "
-                f"{self.config.optim.lr}), or with --precision fp32"
+                f"earlier checkpoints in {self.folder} are kept: continue with --precision fp32, or start from scratch "
+                f"(--resume never) with a lower --optim.lr (now {self.config.optim.lr})"
             )
         return predictions, validation_figures(predictions, self.data.samples.shards)
 
     def end_epoch(self, predictions: Predictions, metrics: dict[str, float]) -> bool:
-        """Record and save the epoch, its model too where it is the best one; returns whether it is.
+        """Record and save the epoch, and best.pt if it is the best one so far; returns whether it is.
 
-        The first rank's figure decides on every rank, so that all of them stop after the same epoch.
+        The first rank's metric decides on every rank, so that all of them stop after the same epoch.
         """
         config, state = self.config, self.state
         epoch = state.epoch
@@ -77,16 +77,16 @@ class Run:
         if self.records is not None:
             self.records.epoch(epoch, metrics)
         state.end_epoch(finished=epoch + 1 == config.epochs or 0 < config.patience <= stale)
-        # last.pt first: it alone decides which epoch was the best, and best.pt can be made from it.
+        # last.pt first: it records which epoch was the best, and best.pt can be rebuilt from it.
         saved = self.save(predictions)
         if best and saved:
             save_best(saved, self.folder)
         return best
 
     def save(self, predictions: Predictions | None = None) -> dict[str, Any]:
-        """Write last.pt; every rank takes part, the first one writes, and gets what it wrote.
+        """Write last.pt; every rank must call it, the first one writes the file and gets its content.
 
-        Raises UserError, and leaves the file as it is, where the weights are not finite.
+        Raises UserError, and leaves the file unchanged, if the weights are not finite.
         """
         loss_sum = float(self.ranks.sum(self.state.loss_sum).item())
         self._require_finite()
@@ -97,33 +97,33 @@ class Run:
         return content
 
     def write_results(self) -> None:
-        """Write oof.parquet, which follows from last.pt and best.pt."""
+        """Write oof.parquet, from last.pt and best.pt."""
         if self.ranks.first:
             write_oof(self.folder, self.data.samples.shards)
 
     @property
     def best_words(self) -> str:
-        """The best figure so far, for the user."""
+        """The best metric so far and its epoch, for the user."""
         return _best_words(self.config, self.state)
 
     def say(self, line: str) -> None:
-        """Print a line, once over all ranks."""
+        """Print a line, on the first rank only."""
         if self.records is not None:
             self.records.say(line)
 
     def _require_finite(self) -> None:
         if not self.trainer.is_finite():
             raise UserError(
-                f"the weights are not finite after step {self.state.step} of epoch {self.state.epoch + 1}: "
-                f"{self.folder} is left as it was saved last; start again with a lower --optim.lr (now "
-                f"{self.config.optim.lr}) or with --optim.clip_grad 1"
+                f"the weights are NaN or infinite after step {self.state.step} of epoch {self.state.epoch + 1}; "
+                f"earlier checkpoints in {self.folder} are kept: start from scratch (--resume never) with a lower "
+                f"--optim.lr (now {self.config.optim.lr}) or --optim.clip_grad 1"
             )
 
 
 def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
-    """Whether this member is trained to its end; where it is, says so and writes what is missing of its results.
+    """Whether the training of this member is finished; if so, says so and writes its results if they are missing.
 
-    Raises UserError where last.pt belongs to another run.
+    Raises UserError if last.pt was made with other settings.
     """
     folder = member_folder(config)
     saved = ranks.from_first(lambda: _saved_state(config, folder))
@@ -139,10 +139,10 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
 
 @contextmanager
 def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
-    """Open the run of a member that is not finished, at the last saved step where there is one.
+    """Open the run of a member that is not finished, at the last saved step if there is one.
 
-    At the end, also after an error, threads, pipelines and files are closed. Where the user or the machine asked the
-    run to stop (Stopped), it is saved first.
+    At the end, even after an error, threads, pipelines and files are closed. If the user or the machine asked the run
+    to stop (Stopped), it is saved first.
     """
     folder = member_folder(config)
     with ExitStack() as resources:
@@ -162,13 +162,13 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             capturing=finding.cuda_graph,
             saved=saved,
         )
-        del saved  # its tensors are the trainer's now
-        # The loader last: a cache takes what the model has left of the GPU's memory.
+        del saved  # the trainer has loaded its tensors
+        # The loader last: a cache on the GPU uses the memory that the model leaves free.
         data = resources.enter_context(open_data(config, ranks, samples, finding.loader, state))
         records = None
         if ranks.first:
             if not state.begun:
-                for name in (LAST, BEST, OOF, CURVES):  # of a run that is started again
+                for name in (LAST, BEST, OOF, CURVES):  # of an earlier run, when starting from scratch
                     (folder / name).unlink(missing_ok=True)
             speed = {**trainer.speed, "placement": data.loader.placement}
             records = resources.enter_context(Records(folder, config, {**facts, **speed}))
@@ -197,13 +197,13 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
                 run.save()
             run.say(
                 f"stopped by {run.stop.name} after step {state.step} of {samples.partition.steps} in epoch "
-                f"{state.epoch + 1}: {folder} is saved, the same command continues from there"
+                f"{state.epoch + 1}: {folder} is saved; run the same command again to continue"
             )
             raise
 
 
 def _saved(config: TrainConfig, facts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
-    """The last.pt that the run continues from, read by the first rank for all; best.pt follows it."""
+    """The last.pt that the run continues from, read by the first rank for all; best.pt is rewritten if it is behind."""
     folder = member_folder(config)
     saved = ranks.from_first(lambda: saved_run(folder, config, facts))
     if saved is not None and ranks.first:
@@ -212,7 +212,7 @@ def _saved(config: TrainConfig, facts: dict[str, Any], ranks: Ranks) -> dict[str
 
 
 def _saved_state(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
-    """What last.pt holds besides tensors."""
+    """The run's state in last.pt; None if the run starts from scratch."""
     saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
     if saved is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run has reached: the only part of it that changes, and with the trainer's tensors all that last.pt holds."""
+"""The progress of a run: together with the trainer's tensors, all that changes while it trains."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,9 +11,9 @@ from torch import Tensor
 class RunState:
     """The position of a run and its best epoch so far.
 
-    epoch, step: the cursor, from 0; `step` steps of `epoch` have been consumed, and all of them where the epoch waits
-    for its evaluation. best_epoch: -1 where none was judged; best_score: its validation figure. loss_sum: float64
-    scalar on the device, the sum of this rank's losses in the epoch. finished: whether the last epoch was judged.
+    epoch, step: the cursor, from 0; `step` steps of `epoch` have been consumed, all of them if only its evaluation is
+    left. best_epoch: -1 before the first evaluation; best_score: its validation metric. loss_sum: float64 scalar on
+    the device, the sum of this rank's losses in the epoch. finished: whether the last epoch has been evaluated.
     """
 
     loss_sum: Tensor
@@ -25,7 +25,7 @@ class RunState:
 
     @classmethod
     def at(cls, saved: dict[str, Any] | None, device: torch.device, world_size: int) -> Self:
-        """Where the checkpoint `saved` stands, its loss sum shared among the ranks; the beginning where it is None."""
+        """The state in the checkpoint `saved`, its loss sum split among the ranks; the initial state if it is None."""
         state = cls(loss_sum=torch.zeros((), dtype=torch.float64, device=device))
         if saved is not None:
             state.epoch, state.step, state.finished = saved["epoch"], saved["step"], saved["finished"]
@@ -39,17 +39,17 @@ class RunState:
         return bool(self.epoch or self.step)
 
     def values(self) -> dict[str, Any]:
-        """What a checkpoint keeps, but for the loss sum, which is one over all ranks there."""
+        """What a checkpoint stores, except the loss sum, which it stores summed over all ranks."""
         best = {"epoch": self.best_epoch, "score": self.best_score}
         return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "best": best}
 
     def consume(self, loss: Tensor, samples: int) -> None:
-        """Count one step, whose loss is a mean over `samples` places of the batch."""
+        """Count one step; `loss` is the sum over its valid samples divided by `samples`, the rank's batch size."""
         self.step += 1
         self.loss_sum += loss.double() * samples
 
     def judge(self, score: float, *, lower_is_better: bool) -> bool:
-        """Note this epoch's figure; returns whether it is the best so far."""
+        """Record this epoch's validation metric; returns whether it is the best so far."""
         sign = -1 if lower_is_better else 1
         best = self.best_epoch < 0 or sign * score > sign * self.best_score
         if best:

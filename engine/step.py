@@ -1,4 +1,4 @@
-"""One training step, whole: learning rate, dropout seed, forward, loss, backward, clipping, optimiser, moving average.
+"""One whole training step: learning rate, dropout seed, forward, loss, backward, clipping, optimiser, moving average.
 
 engine/prepare_step.py compiles, distributes and captures it; engine/trainer.py builds it.
 """
@@ -20,9 +20,9 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Batch -> its mean loss, float32 scalar; the weights are updated. Nothing waits for the device.
+    """Batch -> its mean loss, float32 scalar; updates the weights. Nothing waits for the device.
 
-    Learning rate and dropout are functions of the batch's epoch and step, so a resumed run needs no state of theirs.
+    Learning rate and dropout are functions of the batch's epoch and step, so a resumed run needs no state for them.
     """
 
     gradients: Callable[[Batch], Tensor]
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """Batch -> its mean loss, float32 scalar; the gradients are left in the parameters.
+    """Batch -> its mean loss, float32 scalar; leaves the gradients in the parameters.
 
     The batch goes through `network` in `parts` equal parts. The loss is summed over the valid samples and divided by
     `samples`, this rank's share of the global batch: the mean that DistributedDataParallel takes over the ranks is then
@@ -80,7 +80,7 @@ class Gradients:
         return total
 
     def _exchange(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Ranks exchange gradients once per batch, with its last part."""
+        """Make ranks exchange gradients once per batch, with its last part."""
         if last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()

@@ -1,4 +1,4 @@
-"""What learns: the network, its loss, the optimiser and the step over them, built whole from a config."""
+"""The trainer: the network, its loss, the optimiser and the step over them, built from a config."""
 
 import copy
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from prep.metadata import FEATURES
 class Trainer:
     """One rank's network and everything that changes its weights.
 
-    average: the moving average of the weights, where the config asks for one; schedule: the learning rate; speed: how
-    the step is run, for records; remarks: what a user should know about that.
+    average: the moving average of the weights, if the config asks for one; schedule: the learning rate; speed: how the
+    step is run, for the records; remarks: what the user should know about that.
     """
 
     model: FusionModel
@@ -43,11 +43,11 @@ class Trainer:
 
     @property
     def judged_model(self) -> nn.Module:
-        """The network that is evaluated and kept: the moving average where there is one."""
+        """The network that is evaluated and saved as best.pt: the moving average if there is one."""
         return self.model if self.average is None else self.average.model
 
     def tensors(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the trainer, as `build_trainer` takes it back."""
+        """What a checkpoint stores of the trainer; `build_trainer` loads it."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
@@ -73,10 +73,10 @@ def build_trainer(
     capturing: bool,
     saved: dict[str, Any] | None = None,
 ) -> Trainer:
-    """Build the trainer of a run on images of `size` pixels, its batches cut as in `partition`.
+    """Build the trainer of a run on images of `size` x `size` pixels, with the batches of `partition`.
 
-    channels_last: None takes the layout that suits the backbone; compiling, capturing: how to run the step; saved: the
-    `tensors` of a checkpoint to continue from, else the weights are those the config asks for. Every rank must call it.
+    channels_last: None means the layout that suits the backbone; compiling, capturing: how to run the step; saved: the
+    `tensors` of a checkpoint to continue from, else the weights that the config asks for. Every rank must call it.
     """
     device = ranks.device
     torch.manual_seed(config.seed)

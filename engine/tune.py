@@ -31,16 +31,16 @@ from loaders.shards import ShardSet
 from prep.files import written_whole
 from prep.metadata import FEATURES
 
-_STEP_SECONDS = 4.0  # spent on each way to run the step, after its compilation
-_LOADER_SECONDS = 6.0  # spent on each placement
+_STEP_SECONDS = 4.0  # per way to run the step, compilation not included
+_LOADER_SECONDS = 6.0  # per placement
 _WARM_UP = 3
-_WORTH = 1.03  # a more complicated way must be faster by this factor
+_MIN_SPEEDUP = 1.03  # a more complicated way must be faster by this factor
 _RESIDENT = "a resident batch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """How the step of a run is run. channels_last None: the layout that suits the backbone."""
+    """How to run the step. channels_last None means the layout that suits the backbone."""
 
     channels_last: bool | None
     compile: bool
@@ -49,7 +49,7 @@ class Finding:
 
 
 def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Finding, list[str]]:
-    """What the settings say; where they say auto, what --autotune once found for this machine, backbone and size."""
+    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size."""
     known, path = ranks.from_first(lambda: remembered(config, ranks, size, local_batch_size))
     speed = config.speed
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
@@ -64,13 +64,13 @@ def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_siz
         loader=loader,
     )
     if known:
-        words = f"{'channels_last' if finding.channels_last else 'contiguous'}, compile {_on(finding.compile)}"
-        return finding, [f"as --autotune found ({path}): {words}, cuda_graph {_on(finding.cuda_graph)}"]
+        way = f"{'channels_last' if finding.channels_last else 'contiguous'}, compile {_on(finding.compile)}"
+        return finding, [f"using the --autotune result in {path}: {way}, cuda_graph {_on(finding.cuda_graph)}"]
     return finding, []
 
 
 def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[dict[str, Any], Path]:
-    """What was found for this case (empty where nothing was), and the file it lies in."""
+    """What was found for this case (empty if nothing was), and the file that holds it."""
     case = _case(config, ranks, size, local_batch_size)
     digest = hashlib.sha256(json.dumps(case, sort_keys=True).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -86,21 +86,21 @@ def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One way to run the step, and its speed; images_per_s is 0 where it failed, and `note` says why."""
+    """One way to run the step, and its speed; images_per_s is 0 if it failed, and `note` says why."""
 
     channels_last: bool
     compile: bool
     cuda_graph: bool
-    placement: str  # _RESIDENT for one batch that is on the device already
+    placement: str  # _RESIDENT for one batch that is already on the device
     images_per_s: float
     note: str = ""
 
 
 def tune(config: TrainConfig, ranks: Ranks) -> None:
-    """Measure layouts x compilation (x CUDA graph) on a resident batch, then placements end to end with the fastest of
-    them; print the table, and remember the fastest for `chosen_finding`.
+    """Measure memory formats x compilation (x CUDA graph) on a resident batch, then placements end to end with the
+    fastest of them; print the table, and remember the fastest for `chosen_finding`.
 
-    Several ranks measure at the same time, each by itself; what the first one finds holds for all.
+    Several ranks measure at the same time, each by itself; the first rank's result is used by all.
     """
     with closing(_Bench(config, ranks)) as bench:
         layouts = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[config.speed.memory_format]
@@ -146,7 +146,7 @@ class _Bench:
         return replace(trial, images_per_s=speed, note=note)
 
     def placements(self) -> list[Placement]:
-        """Those that this machine has and the settings allow."""
+        """The placements that this machine has and the settings allow."""
         asked = self._config.loader.placement
         return available_placements(self._ranks.device) if asked == "auto" else [asked]
 
@@ -155,7 +155,7 @@ class _Bench:
         self._shards.close()
 
     def end_to_end(self, way: Trial, placement: Placement) -> Trial:
-        """Time the step on batches as `placement` brings them."""
+        """Time the step on the batches of a loader with `placement`."""
         speed, note = _attempted(lambda: (self._end_to_end(way, placement), ""))
         return replace(way, placement=placement, images_per_s=speed, note=note)
 
@@ -186,7 +186,7 @@ class _Bench:
         )
 
     def _timed(self, trainer: Trainer, stream: Iterable[Batch], seconds: float) -> float:
-        """Images/s: the median over steps, each waited for; on a GPU over groups of ten."""
+        """Images/s: the median over steps, on a GPU over groups of ten, waiting for the device after each."""
         group = 10 if self._ranks.device.type == "cuda" else 1
         iterator = iter(stream)
         rates: list[float] = []
@@ -204,7 +204,7 @@ class _Bench:
 
 
 def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
-    """What `run` returns; a trial that runs out of memory is noted, not fatal, and its memory is freed."""
+    """What `run` returns; running out of memory is noted, not fatal, and the memory is freed."""
     try:
         return run()
     except torch.OutOfMemoryError:
@@ -216,12 +216,12 @@ def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
 
 
 def _fastest(trials: list[Trial]) -> int:
-    """Number of the fastest; a later one, which is more complicated, must be faster by a margin."""
+    """Index of the fastest trial; a later one, which is more complicated, must be faster by a margin."""
     if not any(trial.images_per_s for trial in trials):
-        raise UserError(f"--autotune: no way to run the step worked ({trials[0].note}): lower --batch-size")
+        raise UserError(f"--autotune: every way to run the step failed ({trials[0].note}): lower --batch-size")
     best = 0
     for number, trial in enumerate(trials):
-        if trial.images_per_s > _WORTH * trials[best].images_per_s:
+        if trial.images_per_s > _MIN_SPEEDUP * trials[best].images_per_s:
             best = number
     return best
 
@@ -237,7 +237,7 @@ def _remember(config: TrainConfig, ranks: Ranks, bench: _Bench, chosen: Trial) -
 
 
 def _case(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> dict[str, Any]:
-    """All that the answer depends on."""
+    """The settings and the machine that a result is valid for."""
     return {
         "device": _device_name(ranks),
         "torch": torch.__version__,

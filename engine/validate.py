@@ -1,4 +1,4 @@
-"""The held-out fold, judged: figures for the records, and the out-of-fold predictions for the evaluation."""
+"""Evaluation of the held-out fold: metrics for the records, and the out-of-fold predictions."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ _THRESHOLD = 0.5  # of the raw probability, as the reference reports
 
 
 def validation_figures(predictions: Predictions, shards: ShardSet) -> dict[str, float]:
-    """auc, auc_2019, auc_2020, loss, sensitivity, specificity; and auc_CLASS of each diagnosis where there are any."""
+    """auc, auc_2019, auc_2020, loss, sensitivity, specificity; and auc_CLASS of each diagnosis if predicted."""
     target, probability = shards.target[predictions.index], predictions.probability
     aucs = source_aucs(target, probability, shards.source[predictions.index])
     figures = {
@@ -38,13 +38,13 @@ def validation_figures(predictions: Predictions, shards: ShardSet) -> dict[str, 
 def write_oof(folder: Path, shards: ShardSet) -> None:
     """Write oof.parquet of the member in `folder` from its last.pt and best.pt.
 
-    pred_last is the prediction after the last epoch, the headline figure; pred_best that of the epoch which this very
-    fold chose, and so optimistic. Where patience ended the run, the fold chose the last epoch too: with --patience 0
-    the number of epochs is fixed.
+    pred_last is the prediction after the last epoch, the one to report; pred_best that of the epoch selected on this
+    same fold, and so optimistic. If patience ended the run, the last epoch was selected on the fold too; with
+    --patience 0 the number of epochs is fixed.
     """
     last, best = (load_checkpoint(folder / name, torch.device("cpu")) for name in (LAST, BEST))
     index = last["validation_index"].numpy()
-    # A sample found corrupt after the best epoch has a prediction there and none in the last; and the reverse.
+    # A sample found corrupt after the best epoch has a prediction there and none in the last epoch, and vice versa.
     chosen = dict(zip(best["validation_index"].tolist(), best["validation"].tolist(), strict=True))
     table = pa.table(
         {

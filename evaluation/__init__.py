@@ -1,1 +1,1 @@
-"""Tables of predictions in, numbers out; knows no model."""
+"""Tables of predictions in, metrics out; independent of any model."""

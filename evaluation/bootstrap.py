@@ -1,4 +1,4 @@
-"""Intervals by resampling whole groups (patients, lesions), for figures that no formula covers."""
+"""Intervals by resampling whole groups (patients, lesions), for metrics without a closed-form interval."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,10 @@ def auc_difference_over_seeds(
 ) -> Estimate:
     """Mean over seeds of auc(a) - auc(b), with its 95 % percentile interval over groups and seeds.
 
-    target [N] is 0 or 1; a and b [S, N] are the scores of two systems trained from S seeds each; group [N] holds what
-    must be drawn together. Each draw takes groups with replacement, the same ones for both systems, and for each system
-    seeds with replacement, since two systems' seeds have nothing to do with each other. Draws without both classes are
-    left out. Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    target [N] is 0 or 1; a and b [S, N] are the scores of two systems trained from S seeds each; group [N] says which
+    samples must be drawn together. Each draw samples groups with replacement, the same ones for both systems, and seeds
+    with replacement for each system separately, since the seeds of two systems are unrelated. Draws without both
+    classes are left out. Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     truth = np.asarray(target).astype(bool)
     first, second = (_Ranked(truth, np.atleast_2d(np.asarray(scores, dtype=np.float64))) for scores in (a, b))
@@ -40,10 +40,10 @@ class _Ranked:
         self._places = [np.unique(row, return_inverse=True)[1] for row in scores]
 
     def draw(self, weight: Floats, rng: np.random.Generator) -> float:
-        """Mean AUC over as many seeds, drawn with replacement, each sample counted `weight` times."""
+        """Mean AUC over S seeds drawn with replacement, each sample counted `weight` times."""
         drawn, times = np.unique(rng.integers(len(self.scores), size=len(self.scores)), return_counts=True)
-        areas = [self._weighted_auc(self._places[number], weight) for number in drawn]
-        return float(np.average(areas, weights=times))
+        aucs = [self._weighted_auc(self._places[number], weight) for number in drawn]
+        return float(np.average(aucs, weights=times))
 
     def _weighted_auc(self, places: npt.NDArray[np.intp], weight: Floats) -> float:
         positive = np.bincount(places, weight * self._truth)

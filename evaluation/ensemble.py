@@ -1,4 +1,4 @@
-"""Many members, one score: the mean probability, which stays a probability."""
+"""One score from many members: their mean probability, which is still a probability."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,9 +7,9 @@ from evaluation.metrics import Floats
 
 
 def mean_probability(members: ArrayLike) -> Floats:
-    """Mean [N] over K members of their probabilities [K, N].
+    """Mean [N] of the probabilities [K, N] of K members.
 
-    Raises ValueError for no member, another shape, NaN, or values outside 0 to 1.
+    Raises ValueError for no members, another shape, NaN, or values outside 0 to 1.
     """
     probabilities = _member_table(members)
     if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1):
@@ -21,7 +21,7 @@ def mean_probability(members: ArrayLike) -> Floats:
 def _member_table(members: ArrayLike) -> Floats:
     table = np.asarray(members, dtype=np.float64)
     if table.ndim != 2 or len(table) == 0:
-        raise ValueError(f"members has shape {table.shape}: [members, samples] with a member or more is expected")
+        raise ValueError(f"members has shape {table.shape}: expected [members, samples] with at least one member")
     if np.isnan(table).any():
         raise ValueError(f"members holds NaN, first in member {int(np.isnan(table).any(axis=1).argmax())}")
     return table

@@ -1,6 +1,6 @@
 """Discrimination: AUC with its interval, paired differences, AUC by source, sensitivity and specificity.
 
-Targets are 0 or 1 [N], scores any real numbers [N] (a higher one is more suspect); ties count one half.
+Targets are 0 or 1 [N], scores any real numbers [N] (higher is more suspicious); ties count one half.
 """
 
 import math
@@ -18,7 +18,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its two-sided confidence interval; nan where the data cannot give it."""
+    """A metric with its two-sided confidence interval; NaN where the data do not determine it."""
 
     value: float
     low: float
@@ -26,7 +26,7 @@ class Estimate:
 
 
 def midranks(score: ArrayLike) -> Floats:
-    """Ranks [N] from 1 of `score` [N], ties sharing their mean rank; O(N log N)."""
+    """Ranks [N] of `score` [N], from 1, ties sharing their mean rank; O(N log N)."""
     _, place, count = np.unique(_numbers("score", score), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     ranks: Floats = (last - (count - 1) / 2)[place]
@@ -34,7 +34,7 @@ def midranks(score: ArrayLike) -> Floats:
 
 
 def auc(target: ArrayLike, score: ArrayLike) -> float:
-    """Chance that a positive scores above a negative, ties one half (Mann-Whitney); nan without both classes.
+    """Probability that a positive scores above a negative, ties one half (Mann-Whitney); NaN without both classes.
 
     Raises ValueError for unequal lengths, a target other than 0 and 1, or a score that is NaN.
     """
@@ -47,10 +47,10 @@ def auc(target: ArrayLike, score: ArrayLike) -> float:
 
 
 def auc_interval(target: ArrayLike, score: ArrayLike, level: float = 0.95) -> Estimate:
-    """AUC and its normal interval by DeLong's variance, cut to 0 to 1.
+    """AUC and its normal interval from DeLong's variance, clipped to 0 to 1.
 
-    nan as in `auc`; the bounds alone are nan where a class has a single sample. Where the classes separate
-    without an overlap the variance is 0 and the interval has no width: read it as a limit of the method.
+    NaN as in `auc`; only the bounds are NaN if a class has a single sample. If the classes do not overlap, the
+    variance is 0 and the interval has no width, which is a limitation of the method.
     Raises ValueError as `auc` does.
     """
     truth, (scores,) = _checked(target, score=score)
@@ -63,7 +63,7 @@ def paired_auc_difference(target: ArrayLike, a: ArrayLike, b: ArrayLike, level: 
     """auc(target, a) - auc(target, b) with a normal interval, for two scores of the same samples.
 
     The covariance of the two AUCs is DeLong's (DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988, 837-845).
-    nan and ValueError as in `auc_interval`.
+    NaN and ValueError as in `auc_interval`.
     """
     truth, scores = _checked(target, a=a, b=b)
     values, covariance = _delong(truth, np.stack(scores))
@@ -72,11 +72,11 @@ def paired_auc_difference(target: ArrayLike, a: ArrayLike, b: ArrayLike, level: 
 
 
 def source_aucs(target: ArrayLike, score: ArrayLike, source: ArrayLike) -> dict[str, float]:
-    """AUC over everything ("merged") and within each source ("2019", "2020"); nan where a class is missing.
+    """AUC over all samples ("merged") and within each source ("2019", "2020"); NaN where a class is missing.
 
     `source` [N] holds 2019 or 2020, as numbers or text, or 0 for rows of an outside set, which count in the merged
-    figure alone. The merged figure is inflated, since melanoma is ten
-    times as frequent in 2019: it belongs beside the other two. Raises ValueError as `auc` does.
+    AUC only. The merged AUC is inflated, since melanoma is ten times as frequent in 2019: report it beside the other
+    two. Raises ValueError as `auc` does.
     """
     truth, (scores,) = _checked(target, score=score)
     years = np.asarray(source).astype(str)
@@ -89,26 +89,26 @@ def source_aucs(target: ArrayLike, score: ArrayLike, source: ArrayLike) -> dict[
 
 
 def sensitivity(target: ArrayLike, probability: ArrayLike, threshold: float) -> float:
-    """Share of the positives with a probability of `threshold` or more; nan without positives."""
+    """Fraction of the positives with a probability of `threshold` or more; NaN without positives."""
     truth, (scores,) = _checked(target, probability=probability)
     return float(np.mean(scores[truth] >= threshold)) if truth.any() else math.nan
 
 
 def specificity(target: ArrayLike, probability: ArrayLike, threshold: float) -> float:
-    """Share of the negatives with a probability below `threshold`; nan without negatives."""
+    """Fraction of the negatives with a probability below `threshold`; NaN without negatives."""
     truth, (scores,) = _checked(target, probability=probability)
     return float(np.mean(scores[~truth] < threshold)) if not truth.all() else math.nan
 
 
 def log_loss(target: ArrayLike, probability: ArrayLike) -> float:
-    """Mean binary cross-entropy in nats, of targets 0 or 1 [N] and probabilities [N] kept within 1e-7 of 0 and 1."""
-    truth, (chance,) = _checked(target, probability=probability)
-    chance = chance.clip(1e-7, 1 - 1e-7)
-    return float(-np.where(truth, np.log(chance), np.log1p(-chance)).mean())
+    """Mean binary cross-entropy in nats, of targets 0 or 1 [N] and probabilities [N] clipped to 1e-7 from 0 and 1."""
+    truth, (clipped,) = _checked(target, probability=probability)
+    clipped = clipped.clip(1e-7, 1 - 1e-7)
+    return float(-np.where(truth, np.log(clipped), np.log1p(-clipped)).mean())
 
 
 def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
-    """AUCs [K] of scores [K, N] and their covariance [K, K]; nan where there are too few samples.
+    """AUCs [K] of scores [K, N] and their covariance [K, K]; NaN if there are too few samples.
 
     The fast algorithm: X. Sun, W. Xu, "Fast Implementation of DeLong's Algorithm for Comparing the Areas Under
     Correlated Receiver Operating Characteristic Curves", IEEE Signal Processing Letters 21(11), 2014, 1389-1393.
@@ -121,7 +121,7 @@ def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
     overall = np.stack([midranks(row) for row in scores])
     among_positives = np.stack([midranks(row[truth]) for row in scores])
     among_negatives = np.stack([midranks(row[~truth]) for row in scores])
-    # Share of the other class that each sample beats: the structural components V10 and V01.
+    # Fraction of the other class that each sample is ordered correctly against: structural components V10 and V01.
     beaten = (overall[:, truth] - among_positives) / negatives
     beating = 1 - (overall[:, ~truth] - among_negatives) / positives
     values: Floats = beaten.mean(axis=1)
@@ -133,8 +133,8 @@ def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
 
 def _normal_interval(value: float, variance: float, level: float) -> Estimate:
     if not 0 < level < 1:
-        raise ValueError(f"level={level} is out of range: give a confidence between 0 and 1")
-    # Rounding can leave the variance of equal scores a hair below 0.
+        raise ValueError(f"level={level} is out of range: give a confidence level between 0 and 1")
+    # Rounding can leave the variance of equal scores slightly below 0.
     half_width = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
     return Estimate(value, value - half_width, value + half_width)
 
@@ -154,7 +154,7 @@ def _checked(target: ArrayLike, **scores: ArrayLike) -> tuple[Bools, list[Floats
 def _numbers(name: str, values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}: one dimension is expected")
+        raise ValueError(f"{name} has shape {array.shape}: expected one dimension")
     if np.isnan(array).any():
         raise ValueError(f"{name} holds NaN, first at row {int(np.isnan(array).argmax())}")
     return array

@@ -1,1 +1,1 @@
-"""The stream of samples: shards opened, order and augmentation as pure functions, and what renders them."""
+"""The stream of samples: opened shard sets, order and augmentation as pure functions, and the renderers."""

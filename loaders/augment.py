@@ -1,7 +1,7 @@
 """The augmentation of a sample as a function of (seed, epoch, index): parameters, not pixels.
 
-All geometry becomes one affine matrix, all colour one matrix over the channels, cutout a set of boxes; whatever
-renders them (loaders/decode.py, loaders/dali_pipeline.py) makes the same image.
+All geometry becomes one affine matrix, all colour one matrix over the channels, cutout a set of boxes; on the CPU every
+renderer makes the same image from them, and on a GPU DALI makes almost the same one.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from loaders.symmetry import Codes, symmetry_codes, symmetry_matrices
 Floats = npt.NDArray[np.float64]
 
 _STREAM, _HOLES = 2, 3
-# Each name owns one column of the draws for good, so that a new one never moves the others.
+# Each name keeps its column of the draws for good, so that adding one never changes the others.
 _DRAWS = (
     *("hflip", "vflip", "turn", "turn_by", "ssr", "shift_x", "shift_y", "scale", "rotate"),
     *("hsv", "hue", "saturation", "value", "bc", "brightness", "contrast"),
     *("dropout", "holes", "meta_dropout", "spare"),
 )
 _BLOCKS = len(_DRAWS) // 4
-# NTSC luma and chroma (source: ITU-R BT.470): hue turns and saturation stretches the chroma plane, the luma stays.
+# NTSC luma and chroma (source: ITU-R BT.470): hue rotates and saturation scales the chroma plane, luma is unchanged.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _RGB = np.linalg.inv(_YIQ)
-# What the luma, the chroma and the chroma turned by a right angle contribute to RGB, each [3, 3].
+# What the luma, the chroma and the chroma rotated by 90 degrees contribute to RGB, each [3, 3].
 _LUMA = _RGB[:, :1] @ _YIQ[:1]
 _CHROMA = _RGB[:, 1:] @ _YIQ[1:]
 _TURNED = _RGB[:, 1:] @ np.array([[0.0, -1.0], [1.0, 0.0]]) @ _YIQ[1:]
@@ -39,13 +39,13 @@ class AugmentParams:
 
     affine: float32 [B, 2, 3], from an output point to the input point to show there; both in pixels from the
         image's centre, x to the right and y down. Points outside are black.
-    symmetry: int8 [B], the code of loaders/symmetry.py where the affine is only flips and quarter turns, which a
-        renderer may copy without a warp; -1 elsewhere.
+    symmetry: int8 [B], the code of loaders/symmetry.py where the affine is only flips and quarter turns, so that a
+        renderer can copy pixels instead of warping; -1 elsewhere.
     colour: float32 [B, 3, 4], from (r, g, b, 1) to (r, g, b) on the scale 0..255.
     recolour: bool [B], False where the colour matrix is the identity.
-    boxes: int32 [B, holes, 4], black boxes (left, top, right, bottom) in pixels, right and bottom outside; empty
+    boxes: int32 [B, holes, 4], black boxes (left, top, right, bottom) in pixels, right and bottom exclusive; empty
         ones are all zero.
-    hide_meta: bool [B], whether sex, age and site are to be shown as missing.
+    hide_meta: bool [B], whether to mark sex, age and site as missing.
     """
 
     affine: npt.NDArray[np.float32]
@@ -56,19 +56,19 @@ class AugmentParams:
     hide_meta: npt.NDArray[np.bool_]
 
     def part(self, places: slice) -> "AugmentParams":
-        """The parameters of some of the samples."""
+        """The parameters of the samples at `places`."""
         return AugmentParams(**{name: values[places] for name, values in vars(self).items()})
 
 
 def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices, size: int) -> AugmentParams:
-    """Parameters for the samples `index` (int64 [B]) in `epoch`; the same for the same arguments, anywhere."""
+    """Parameters for the samples `index` (int64 [B]) in `epoch`; the same arguments give the same ones anywhere."""
     draws = uniform(random_words(seed, _STREAM, epoch, index, _BLOCKS))
     chosen = {name: draws[:, column] for column, name in enumerate(_DRAWS)}
     codes = _flips_and_turns(config, chosen)
     warp, warped = _shift_scale_rotate(config, chosen, size)
     colour, recolour = _colour(config, chosen)
     return AugmentParams(
-        # The image is flipped first and warped then, so an output point goes through the warp, then the flips.
+        # The image is flipped first, then warped, so an output point is mapped by the warp first, then by the flips.
         affine=(symmetry_matrices(codes) @ warp).astype(np.float32),
         symmetry=np.where(warped, -1, codes).astype(np.int8),
         colour=colour.astype(np.float32),
@@ -89,7 +89,7 @@ def _flips_and_turns(config: AugmentConfig, chosen: dict[str, Floats]) -> Codes:
 def _shift_scale_rotate(
     config: AugmentConfig, chosen: dict[str, Floats], size: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Output to input matrices [B, 2, 3] of ShiftScaleRotate, and where it is drawn, bool [B]."""
+    """Output-to-input matrices [B, 2, 3] of ShiftScaleRotate, and where it is drawn, bool [B]."""
     drawn = chosen["ssr"] < config.shift_scale_rotate
     angle = np.deg2rad(np.where(drawn, _between(chosen["rotate"], config.rotate), 0.0))
     scale = 1.0 + np.where(drawn, _between(chosen["scale"], config.scale), 0.0)

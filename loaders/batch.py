@@ -1,4 +1,4 @@
-"""A batch: what the model is shown, and what the shard set knows of it."""
+"""A batch: what the model sees, and what the shard set knows about it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,10 @@ TENSORS = ("image", "meta", "target", "diagnosis", "index", "valid")
 class Batch:
     """One rank's share of a global batch, b samples, all on one device.
 
-    epoch, step: where it stands in the stream, from 0; image: uint8 [b, H, W, 3], whose memory may be reused for the
-    batch after the next; meta: float32 [b, M]; target: float32 [b], -1 where unknown; diagnosis: int64 [b], an index
-    into prep.diagnosis.CLASSES; index: int64 [b], the samples' row numbers in the shard set; valid: bool [b], False for
-    padding and for corrupt samples of an evaluation.
+    epoch, step: its position in the stream, from 0; image: uint8 [b, H, W, 3], whose memory may be reused for the batch
+    after the next; meta: float32 [b, M]; target: float32 [b], -1 where unknown; diagnosis: int64 [b], an index into
+    prep.diagnosis.CLASSES; index: int64 [b], the samples' row numbers in the shard set; valid: bool [b], False for
+    padding and for corrupt samples in an evaluation.
     """
 
     epoch: int

@@ -1,4 +1,4 @@
-"""The decode-once tier: the pixels of every sample of a run, kept after they were decoded the first time."""
+"""The decode-once cache: the pixels of every sample of a run, decoded once and kept."""
 
 import numpy as np
 import torch
@@ -8,13 +8,14 @@ from configs.machine import available_memory
 from loaders.decode import Pixels
 from loaders.order import Indices
 
-_USABLE = 0.8  # of the free memory: the rest is for the model, the batches and the shards' page cache
+_USABLE = 0.8  # of the free memory; the rest is for the model, the batches and the shards' page cache
 
 
 class PixelCache:
     """uint8 [N, size, size, 3] on the CPU or a GPU: the images of the samples `rows` (int64, any order).
 
-    Raises UserError with the sizes where they do not fit, `copies` of them if that many ranks share the memory.
+    Raises UserError with the sizes if they do not fit; `copies` is the number of ranks that share the memory, each with
+    a cache of its own.
     """
 
     def __init__(self, rows: Indices, size: int, device: torch.device, *, copies: int = 1) -> None:
@@ -28,7 +29,7 @@ class PixelCache:
         self.pixels[start : start + len(images)].copy_(images)
 
     def image(self, index: int) -> Pixels:
-        """The image of one sample, uint8 [size, size, 3], of a cache on the CPU; not to be changed."""
+        """The image of one sample, uint8 [size, size, 3], of a cache on the CPU; the caller must not change it."""
         pixels: Pixels = self.pixels[int(np.searchsorted(self.rows, index))].numpy()
         return pixels
 
@@ -40,7 +41,7 @@ class PixelCache:
 
 def _require_memory(needed: int, images: int, device: torch.device, copies: int) -> None:
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what torch holds without using it, an earlier cache for one, is free as well
+        torch.cuda.empty_cache()  # memory that torch holds unused, for example from an earlier cache, is free too
         free = torch.cuda.mem_get_info(device)[0]
     else:
         free = available_memory()
@@ -49,6 +50,7 @@ def _require_memory(needed: int, images: int, device: torch.device, copies: int)
     name, other = ("gpu", "ram or none") if device.type == "cuda" else ("ram", "none")
     each = f" on each of {copies} ranks" if copies > 1 else ""
     raise UserError(
-        f"loader.cache='{name}' needs {needed / 1e9:.1f} GB for {images:,} images{each}, and {_USABLE:.0%} of the "
-        f"{free / 1e9:.1f} GB that are free may be used: use --loader.cache {other}, or a set of smaller images"
+        f"loader.cache='{name}' needs {needed / 1e9:.1f} GB for {images:,} images{each}, but may use only "
+        f"{_USABLE:.0%} of the {free / 1e9:.1f} GB of free memory: use --loader.cache {other}, or a set of smaller "
+        "images"
     )

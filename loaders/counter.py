@@ -12,7 +12,7 @@ Words = npt.NDArray[np.uint32]
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_CHUNK = 8192  # counters whose words stay in a core's cache
+_CHUNK = 8192  # counters at a time, so that their words stay in a core's cache
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
@@ -25,7 +25,7 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 
 def _philox_inplace(words: Words, key: tuple[int, int]) -> None:
     first, second = key
-    # Each 32 x 32 bit product is read as its two halves, which lie side by side in memory.
+    # Each 32 x 32 bit product is read as its two halves, which are adjacent in memory.
     products = np.empty((2, words.shape[1]), dtype="<u8")
     halves = products.view("<u4").reshape(2, -1, 2)
     for _ in range(_ROUNDS):
@@ -44,7 +44,7 @@ def _philox_inplace(words: Words, key: tuple[int, int]) -> None:
 def random_words(seed: int, stream: int, epoch: int, index: npt.NDArray[np.int64], blocks: int) -> Words:
     """`blocks` x 4 random words for each index, uint32 [N, 4 * blocks].
 
-    `stream` keeps uses apart (order, augmentation); seeds and indices may be any 64-bit integers.
+    `stream` separates the uses (order, augmentation); seeds and indices may be any 64-bit integers.
     """
     unsigned = index.astype(np.uint64)
     counter = np.empty((4, len(index), blocks), dtype=np.uint32)

@@ -1,8 +1,8 @@
-"""A pipeline of NVIDIA DALI: decoding, and on the GPU augmentation as well.
+"""An NVIDIA DALI pipeline: decoding, and on the GPU augmentation too.
 
-DALI is fed: the stream decides which samples come when and what is done to them, so the bytes (or the kept pixels),
-matrices, colours and boxes of a batch are external inputs. DALI's own tar reader could neither shuffle globally, nor
-resume, nor change its world size.
+Our stream decides which samples come when and how they are augmented, so the bytes (or cached pixels), matrices,
+colours and boxes of a batch are external inputs. DALI's own tar reader cannot shuffle globally, resume, or change its
+world size.
 """
 
 import time
@@ -22,20 +22,20 @@ from loaders.source import Source
 
 
 def require_dali() -> str | None:
-    """None where DALI can be imported, else why it cannot."""
+    """None if DALI can be imported, else why it cannot and what to do."""
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as error:
-        return f"NVIDIA DALI is not installed ({error}); it has wheels for Linux only, elsewhere use the host placement"
+        return f"NVIDIA DALI is not installed ({error}): install it (Linux only), or use --loader.placement host"
     return None
 
 
 class DaliPipeline:
-    """A DALI pipeline that takes one request a run, with what its images are made from.
+    """A DALI pipeline that renders one request per run, from JPEGs or from cached pixels.
 
-    decode: "cpu" or "mixed" for JPEG bytes; None where decoded images are fed, which lie on `pixels_on`.
-    augment: whether it warps, colours and cuts out, on `device`; the CPU form of that graph exists to be compared
-    with, DALI's CPU warp being far too slow to train with.
+    decode: "cpu" or "mixed" for JPEG bytes; None for decoded images, which are on the device type `pixels_on`.
+    augment: whether it warps, recolours and cuts out, on `device`; the CPU version of that graph is for comparison
+    only, because DALI's CPU warp is far too slow for training.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DaliPipeline:
 
         inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, size, size, 3]).
         """
-        assert not self._broken, "after an error, DALI's queue holds what nobody waits for: open another loader"
+        assert not self._broken, "an error left unread batches in DALI's queue: open another loader"
         self._inputs = iter(inputs)
         self._images.clear()
         self._params.clear()
@@ -95,12 +95,12 @@ class DaliPipeline:
                 images = self._next_output()
                 self._source.clock.add(decode=time.perf_counter() - begin)
                 request = self._pending.popleft()
-                # The dynamic executor leaves a buffer to whoever holds it, so the next run may begin at once.
+                # The dynamic executor does not reuse a buffer that is still held, so the next run can start at once.
                 self._pipeline.release_outputs()
                 self._pipeline.schedule_run()
                 self._source.clock.batch(len(request.index), 1)
                 yield request, images
-                del images  # DALI may fill it again while the next one is waited for
+                del images  # lets DALI reuse the buffer while this waits for the next one
         except GeneratorExit:
             self._drain()
             raise
@@ -109,48 +109,51 @@ class DaliPipeline:
             raise
 
     def _drain(self) -> None:
-        """Leave none of an abandoned run's images to the next one."""
+        """Discard the images of an abandoned stream, so that the next one does not get them."""
         self._inputs = iter(())
         self._images.clear()
         self._params.clear()
-        self._pipeline.schedule_run()  # lets DALI see the end, without which it would not fill its queue anew
+        self._pipeline.schedule_run()  # lets DALI see the end of its input, or it would not refill its queue later
         while self._pending:
             self._pending.popleft()
             self._pipeline.share_outputs()
             self._pipeline.release_outputs()
 
     def _next_output(self) -> torch.Tensor:
-        # Bound to torch's stream, an output is ready there, and is freed only after what reads it there.
+        # With torch's stream, an output is ready for work on that stream, and freed only after that work.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             (images,) = self._pipeline.share_outputs(stream)
         except RuntimeError as error:
-            raise self._named(self._pending[0], error) from error
+            raise self._explained(self._pending[0], error) from error
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
         return tensor
 
-    def _named(self, request: Request, error: RuntimeError) -> UserError:
-        """DALI does not say which sample it failed on: the first one that libjpeg-turbo cannot decode either."""
+    def _explained(self, request: Request, error: RuntimeError) -> UserError:
+        """DALI does not say which sample it failed on: name the first one that libjpeg-turbo cannot decode either."""
         for index in request.index.tolist():
             try:
                 simplejpeg.decode_jpeg(self._source.shards.jpeg(index))
             except ValueError as reason:
                 return self._source.undecodable(index, reason)
         keys = ", ".join(str(self._source.shards.key[index]) for index in request.index.tolist())
-        return UserError(f"{self._source.shards.folder}: DALI failed on the batch of the samples {keys}: {error}")
+        return UserError(
+            f"{self._source.shards.folder}: DALI failed on the batch of samples {keys}: {error}; try "
+            "--loader.placement host"
+        )
 
     def _next_images(self) -> Any:
-        """DALI's call for what the images of one more run are made from; the end of the requests ends the run."""
+        """Called by DALI for the JPEGs or pixels of one more run; StopIteration, after the last request, ends it."""
         if not self._images:
             self._advance()
         return self._images.popleft()
 
     def _next_params(self) -> tuple[Any, ...]:
-        """DALI's call for the parameters of the same run: matrices, colours, anchors and shapes of the boxes."""
+        """Called by DALI for the parameters of the same run: matrices, colours, anchors and shapes of the boxes."""
         if not self._params:
             self._advance()
         params = self._params.popleft()
-        # DALI puts the centre of the first pixel at one half, so the centre of the image lies at size / 2.
+        # DALI puts the centre of the first pixel at one half, so the centre of the image is at size / 2.
         centre = self._source.shards.size / 2
         affine = params.affine.copy()
         affine[:, :, 2] += centre - affine[:, :, :2].sum(axis=2) * centre
@@ -163,7 +166,7 @@ class DaliPipeline:
         request, images = next(self._inputs)
         self._pending.append(request)
         if isinstance(images, torch.Tensor) and images.device.type == "cpu":
-            images = images.numpy()  # of a tensor DALI would ask torch for its CUDA stream, wherever it lies
+            images = images.numpy()  # for a tensor, DALI would ask torch for a CUDA stream even on a CPU
         self._images.append(images)
         if self._augment:
             assert request.params is not None
@@ -187,7 +190,7 @@ def _decoded(
         encoded,
         device="mixed",
         output_type=types.RGB,
-        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does, so that every placement shows the same colours
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does, so that every placement gives the same colours
         hw_decoder_load=hw_decoder_load,
         preallocate_width_hint=size,
         preallocate_height_hint=size,

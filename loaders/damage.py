@@ -1,4 +1,4 @@
-"""What becomes of samples whose bytes are not those that prep wrote."""
+"""What to do with corrupt samples, whose bytes are not those that prep wrote."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ from loaders.shards import CorruptSampleError
 Item = TypeVar("Item")
 
 _STREAM = 4
-_BLOCKS = 16  # four draws each; where that many stand-ins in a row are corrupt, the shards are lost
+_BLOCKS = 16  # of four draws each: if that many stand-ins in a row are corrupt, the shards are lost
 _log = logging.getLogger(__name__)
 
 
@@ -26,8 +26,8 @@ class Damage:
     """The corrupt samples of a run, as they are found.
 
     With the policy "fail" the first one raises. With "substitute" a training sample is replaced by another one of
-    its stream, chosen by (epoch, sample) alone and so the same at any world size and from any tier; an evaluated one
-    is masked, because nothing can stand in for a prediction. More than `limit` corrupt samples raise as well.
+    its stream, chosen by (epoch, sample) alone and so the same at any world size and placement; an evaluation sample
+    is masked, because no other one can replace its prediction. More than `limit` corrupt samples raise too.
     """
 
     def __init__(self, policy: OnBad, limit: int) -> None:
@@ -39,9 +39,9 @@ class Damage:
     def take(
         self, get: Callable[[Indices], list[Item]], request: Request, places: range
     ) -> tuple[list[Item], StandIns]:
-        """What `get` has for the samples at `places` of `request`, or for their stand-ins; and these stand-ins.
+        """What `get` returns for the samples at `places` of `request`, or for their stand-ins; and these stand-ins.
 
-        `get` raises CorruptSampleError.
+        `get` must raise CorruptSampleError for a corrupt sample.
         """
         try:
             return get(request.index[places.start : places.stop]), {}
@@ -51,19 +51,19 @@ class Damage:
         items = []
         for place in places:
             own = int(request.index[place])
-            item, used = self._take_one(get, request, own)
+            item, used = self._get_one(get, request, own)
             items.append(item)
             if used != own:
                 stand_ins[place] = used
         return items, stand_ins
 
-    def _take_one(self, get: Callable[[Indices], list[Item]], request: Request, own: int) -> tuple[Item, int]:
+    def _get_one(self, get: Callable[[Indices], list[Item]], request: Request, own: int) -> tuple[Item, int]:
         for candidate in chain([own], self._candidates(request, own)):
             try:
                 return get(np.array([candidate]))[0], candidate
             except CorruptSampleError as error:
                 self._note(candidate, error)
-        raise UserError(f"none of {4 * _BLOCKS} stand-ins for a corrupt sample can be read: copy the shards again")
+        raise UserError(f"{4 * _BLOCKS} stand-ins for a corrupt sample are corrupt too: copy the shard set again")
 
     def _note(self, index: int, error: CorruptSampleError) -> None:
         if self._policy == "fail":
@@ -73,7 +73,7 @@ class Damage:
             self.found[index] = str(error)
             count = len(self.found)
         if count > self._limit:
-            raise UserError(f"{count} corrupt samples are more than loader.max_bad={self._limit}; the last: {error}")
+            raise UserError(f"{count} corrupt samples exceed loader.max_bad={self._limit}; the last one: {error}")
         if not known:
             _log.warning("%s (left out, corrupt sample %d of at most %d)", error, count, self._limit)
 

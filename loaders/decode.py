@@ -1,8 +1,7 @@
-"""One image at a time on the CPU: decoded, flipped, warped, coloured and cut out in its place in a batch.
+"""One image at a time on the CPU: decoded, flipped, warped, recoloured and cut out in its place in a batch.
 
-What makes it fast, measured on 256 px: a flip from left to right is a reversal of bytes where the row was decoded as
-BGR; four channels turn and warp in less than half the time of three; everything else happens in place, in the cache
-of one core.
+What makes it fast, measured at 256 px: a left-right flip of a row decoded as BGR is a reversal of its bytes; four
+channels transpose and warp in less than half the time of three; everything else happens in place, in one core's cache.
 """
 
 import math
@@ -26,10 +25,10 @@ _TO_LAYOUT = {"BGR": cv2.COLOR_RGB2BGR, "RGBX": cv2.COLOR_RGB2RGBA}
 
 
 class Changes(NamedTuple):
-    """What is done to one image of `size` x `size` pixels.
+    """What to do with one square image.
 
-    symmetry: as in AugmentParams, -1 where `matrix` (float64 [2, 3], output to input, pixel centres at whole numbers)
-    is to be used; colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black.
+    symmetry: as in AugmentParams, -1 to use `matrix` (float64 [2, 3], output to input, pixel centres at integers);
+    colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black.
     """
 
     symmetry: int
@@ -42,12 +41,12 @@ UNCHANGED = Changes(0, np.eye(2, 3), None, [])
 
 
 def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[Changes]:
-    """The changes of the samples at `places`; none at all where `params` is None."""
+    """The changes of the samples at `places` for images of `size` x `size` pixels; UNCHANGED if `params` is None."""
     if params is None:
         yield from (UNCHANGED for _ in places)
         return
     part = params.part(slice(places.start, places.stop))
-    centre = (size - 1) / 2  # OpenCV counts pixel centres at whole numbers
+    centre = (size - 1) / 2  # OpenCV has pixel centres at integers
     matrices = part.affine.astype(np.float64)
     matrices[:, :, 2] += centre - matrices[:, :, :2].sum(axis=2) * centre
     recolour: list[bool] = part.recolour.tolist()
@@ -58,16 +57,16 @@ def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[
 
 
 def decode(jpeg: memoryview, change: Changes, out: Pixels) -> None:
-    """Decode a JPEG of out's size, uint8 [H, W, 3], to where `finish` looks for it.
+    """Decode a JPEG of out's size, uint8 [H, W, 3], into the buffer that `finish` reads.
 
-    Raises ValueError where the JPEG is damaged.
+    Raises ValueError if the JPEG is corrupt.
     """
     layout, place = _decode_target(change, out)
     simplejpeg.decode_jpeg(jpeg, layout, buffer=place)
 
 
 def load(pixels: Pixels, change: Changes, out: Pixels) -> None:
-    """The same for a image that is decoded already, RGB [H, W, 3]."""
+    """The same for an image that is already decoded, uint8 RGB [H, W, 3]."""
     layout, place = _decode_target(change, out)
     if layout == "RGB":
         np.copyto(place, pixels)
@@ -76,7 +75,7 @@ def load(pixels: Pixels, change: Changes, out: Pixels) -> None:
 
 
 def finish(change: Changes, out: Pixels) -> None:
-    """Turn what `decode` or `load` left into the changed image, RGB in `out`."""
+    """Turn what `decode` or `load` wrote into the changed image, RGB in `out`."""
     code, last = change.symmetry, _target(change, out)
     if code == WARP or code & TRANSPOSE:
         _turn(change, last)
@@ -100,7 +99,7 @@ def _decode_target(change: Changes, out: Pixels) -> tuple[str, Pixels]:
 
 
 def _target(change: Changes, out: Pixels) -> Pixels:
-    """Where the image lies before its colours change, which OpenCV cannot do in place without a copy."""
+    """The buffer of the image before its colours change, which OpenCV cannot do in place without a copy."""
     return out if change.colour is None else _scratch(len(out)).rgb
 
 
@@ -119,7 +118,7 @@ def _turn(change: Changes, last: Pixels) -> None:
 
 
 class _Scratch:
-    """Images of one size that one thread works on, small enough to stay in its core's cache."""
+    """One thread's intermediate images of one size, small enough to stay in its core's cache."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -128,10 +127,10 @@ class _Scratch:
 
 
 def empty_images(shape: tuple[int, ...], *, pinned: bool = False) -> torch.Tensor:
-    """A uint8 buffer for images that are still to be worked on, [..., W, C], in pinned memory where asked.
+    """A uint8 buffer for images that are still to be processed, [..., W, C], in pinned memory if asked.
 
-    It begins 16 bytes off a multiple of 32. libjpeg-turbo writes rows that lie on one past the cache, to memory, from
-    where the next operation must fetch them again: a warp then takes 2.4 times as long.
+    It starts 16 bytes off a multiple of 32. Rows that start on one are written by libjpeg-turbo to memory, bypassing
+    the cache, and the next operation must fetch them again: a warp then takes 2.4 times as long.
     """
     count = math.prod(shape)
     # numpy asks the kernel for huge pages, torch does not.

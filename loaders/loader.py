@@ -1,8 +1,8 @@
-"""The loader: batches of a shard set, in the order of loaders/order.py, wherever this machine decodes best.
+"""The loader: batches of a shard set, in the order of loaders/order.py, from the renderer that the config asks for.
 
     requests (which samples, what augmentation; pure functions)  ->  renderer (pixels)  ->  batches
 
-The renderer works ahead of the consumer, past the end of an epoch into the next one.
+The renderer works ahead of the consumer, across the end of an epoch into the next one.
 """
 
 import time
@@ -37,7 +37,7 @@ Stream = Literal["train", "eval"]
 class Loader:
     """Batches for one rank, as a context manager; training and evaluation may run at the same time, one stream each.
 
-    placement: where samples are decoded and augmented; remarks: what a user should know about that choice.
+    placement: where samples are decoded and augmented; remarks: what the user should know about that and the cache.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Loader:
     ) -> None:
         """Open a loader for the samples `rows` (int64) of `shards`, with batches on `device`.
 
-        threads: host threads where the config says 0; ranks_here: ranks that share this machine's memory, each with a
-        cache of its own; images: False for black images, and no reading. Where the config asks for a cache, it is
-        filled now. Raises UserError where this machine lacks what the config asks for, or `rows` do not fit the cache.
+        threads: host threads if the config says 0; ranks_here: ranks that share this machine's memory, each with a
+        cache of its own; images: False for black images, without reading. If the config asks for a cache, it is filled
+        now. Raises UserError if this machine lacks what the config asks for, or if `rows` do not fit the cache.
         """
         self.placement, remark = chosen_placement(config, device)
         self.remarks = [f"loader.placement={self.placement}: {remark}"] if remark else []
@@ -89,19 +89,19 @@ class Loader:
     ) -> Generator[Batch]:
         """Augmented batches of `rows` in the order of each of `epochs`, from `first_step` of the first epoch on.
 
-        A new call ends the training stream before it.
+        A new call ends the previous training stream.
         """
         size = self._shards.size
         requests = train_requests(rows, partition, augment, seed=seed, size=size, epochs=epochs, first_step=first_step)
         return self._stream("train", requests, partition, meta)
 
     def eval_batches(self, rows: Indices, partition: Partition, *, meta: MetaKind = "clinical") -> Generator[Batch]:
-        """Each of `rows` once, in their order, as stored; a new call ends the evaluation stream before it."""
+        """Each of `rows` once, in their order, without augmentation; a new call ends the previous evaluation stream."""
         return self._stream("eval", eval_requests(rows, partition), partition, meta)
 
     @property
     def clock(self) -> StageClock:
-        """What the loader's threads spent their time on."""
+        """Where the loader's threads spent their time."""
         return self._source.clock
 
     @property
@@ -131,7 +131,7 @@ class Loader:
         return self._streams[stream]
 
     def _batches(self, renderer: Renderer, requests: Iterable[Request], meta: MetaKind) -> Generator[Batch]:
-        """Render `requests` and join what samples.parquet says of each sample."""
+        """Render `requests` and add what samples.parquet says about each sample."""
         shards, vectors = self._shards, self._shards.meta(meta)
         with closing(renderer.render(requests)) as rendered:
             for request, image in rendered:

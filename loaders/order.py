@@ -1,14 +1,14 @@
-"""Who sees which sample when: order is a function of (seed, epoch), never a state.
+"""Which rank sees which sample when: order is a function of (seed, epoch), not a state.
 
-The samples of an epoch stand in one permutation, the same for every world size; it is cut into global batches, and
+The samples of an epoch are in one permutation, the same for every world size; it is split into global batches, and
 each rank takes its slice of each:
 
     permutation   | batch 0           | batch 1           | ... | last, padded      |
     rank 0 of 2   | first half        | first half        |     | first half        |
     rank 1 of 2   |       second half |       second half |     |       second half |
 
-So every rank takes the same number of steps, which a collective needs, and every sample counts once: the last
-batch is filled up with samples from the front, marked as not valid.
+So every rank takes the same number of steps, which collectives need, and every sample counts once: the last
+batch is padded with samples from the front, marked as not valid.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from loaders.counter import random_words
 Indices = npt.NDArray[np.int64]
 
 _STREAM = 1
-_KEYS_AT_ONCE = 1 << 20  # bounds what the hashing needs besides the keys themselves
+_KEYS_AT_ONCE = 1 << 20  # bounds the memory that hashing needs besides the keys themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise UserError("there are no samples to read: choose another fold or make the shard set with more images")
+            raise UserError("there are no samples to read: choose another fold or build the shard set with more images")
         if self.batch_size % self.world_size:
             raise UserError(
                 f"batch_size={self.batch_size} cannot be shared evenly by {self.world_size} ranks: "
@@ -47,7 +47,7 @@ class Partition:
 
     @property
     def steps(self) -> int:
-        """Global batches of an epoch, the same on every rank."""
+        """Global batches per epoch, the same on every rank."""
         return -(-self.samples // self.batch_size)
 
     @property
@@ -56,7 +56,7 @@ class Partition:
         return self.batch_size // self.world_size
 
     def positions(self, step: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
-        """This rank's places in the epoch's order at `step`: int64 [b] and whether each counts, bool [b]."""
+        """This rank's positions in the epoch's order at `step`, int64 [b], and whether each counts, bool [b]."""
         start = step * self.batch_size + self.rank * self.local_batch_size
         places = np.arange(start, start + self.local_batch_size, dtype=np.int64)
         return places % self.samples, places < self.samples
@@ -65,7 +65,7 @@ class Partition:
 def permutation(samples: int, seed: int, epoch: int) -> Indices:
     """The order of an epoch: a permutation of 0 .. samples-1, int64 [samples].
 
-    Sorting keyed hashes, not numpy's own shuffle, keeps the order the same over versions of numpy.
+    Sorting keyed hashes, instead of numpy's own shuffle, keeps the order the same for all versions of numpy.
     """
     keys = np.empty(-(-samples // 2) * 2, dtype=np.uint64)
     for start in range(0, len(keys), _KEYS_AT_ONCE):
@@ -77,9 +77,9 @@ def permutation(samples: int, seed: int, epoch: int) -> Indices:
 
 
 def epoch_orders(samples: int, seed: int, epochs: range) -> Iterator[tuple[int, Indices]]:
-    """Each of `epochs` with its permutation; the next one is sorted on a thread while this one is used.
+    """Each of `epochs` with its permutation; the next one is sorted on a thread while this one is in use.
 
-    So even where sorting takes seconds (10 million samples), no step waits for it but the run's first.
+    So even if sorting takes seconds (10 million samples), only the first step of a run waits for it.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="epoch-order") as pool:
         following = pool.submit(permutation, samples, seed, epochs.start) if epochs else None

@@ -1,4 +1,4 @@
-"""Where samples can be decoded and augmented on a machine, and which of these places a config means."""
+"""Where samples can be decoded and augmented on this machine, and which of these placements a config selects."""
 
 import torch
 
@@ -15,9 +15,9 @@ def available_placements(device: torch.device) -> list[Placement]:
 
 
 def chosen_placement(config: LoaderConfig, device: torch.device) -> tuple[Placement, str]:
-    """The placement that `config` means for `device`, and why where it is not what a user would expect.
+    """The placement that `config` selects for `device`, and the reason if the user would expect another one.
 
-    Raises UserError where the machine does not have it.
+    Raises UserError if it is not available.
     """
     available = available_placements(device)
     if config.placement == "auto":

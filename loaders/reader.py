@@ -1,4 +1,4 @@
-"""What a DALI pipeline is fed with, read on threads before it is asked for."""
+"""The inputs of a DALI pipeline, read ahead on threads."""
 
 import time
 from collections import deque
@@ -20,7 +20,7 @@ _READ_TOGETHER = 32  # samples whose bytes one task reads and checks
 
 
 class Reader:
-    """JPEGs or cached images of requests, made by `threads` threads, `ahead` requests before they are asked for."""
+    """JPEGs or cached images of requests, read by `threads` threads, `ahead` requests in advance."""
 
     def __init__(self, source: Source, *, threads: int, ahead: int) -> None:
         self._source = source
@@ -28,18 +28,18 @@ class Reader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="renderer-reader")
 
     def jpegs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Pixels]]]:
-        """Each request, with stand-ins for corrupt samples, and its JPEGs as uint8 arrays in the shards' memory."""
+        """Each request, with stand-ins for corrupt samples, and its JPEGs as uint8 views of the mapped shards."""
         for request, parts in self._ahead_of(requests, self._read, _READ_TOGETHER):
             stand_ins = {place: sample for _, some in parts for place, sample in some.items()}
             yield request.with_stand_ins(stand_ins), [jpeg for jpegs, _ in parts for jpeg in jpegs]
 
     def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request and its images from the cache, uint8 [b, size, size, 3], where that lies in host memory."""
+        """Each request and its images, uint8 [b, size, size, 3], from a cache in host memory."""
         for _, (gathered,) in self._ahead_of(requests, lambda request, _: self.gather(request), 1 << 31):
             yield gathered
 
     def gather(self, request: Request) -> tuple[Request, torch.Tensor]:
-        """The request, with stand-ins, and its cached images, copied by the calling thread."""
+        """The request, with stand-ins, and its cached images, copied on the calling thread."""
         assert self._source.cache is not None
         begin = time.perf_counter()
         request = request.with_stand_ins(self._source.stand_ins(request))

@@ -54,17 +54,17 @@ class CpuDaliRenderer:
                     self._pool.submit(self._augment, request, decoded.numpy(), slot, places)
                     for places in _shares(len(decoded), self._threads)
                 ]
-                if ready is not None:  # the consumer works on the last batch while this one is augmented
-                    yield ready[0], self._handed_over(ready[1])
+                if ready is not None:  # the consumer works on the previous batch while this one is augmented
+                    yield ready[0], self._on_device(ready[1])
                 for part in parts:
                     part.result()
                 ready = request, slot
             if ready is not None:
-                yield ready[0], self._handed_over(ready[1])
-        finally:  # an abandoned run must not go on writing into buffers that the next one fills
+                yield ready[0], self._on_device(ready[1])
+        finally:  # an abandoned stream must not write into buffers that the next one fills
             wait([part for part in parts if not part.cancel()])
 
-    def _handed_over(self, slot: Slot) -> torch.Tensor:
+    def _on_device(self, slot: Slot) -> torch.Tensor:
         begin = time.perf_counter()
         image = slot.on_device()
         self._source.clock.add(copy=time.perf_counter() - begin)
@@ -79,13 +79,13 @@ class CpuDaliRenderer:
         self._source.clock.add(augment=time.perf_counter() - begin)
 
     def close(self) -> None:
-        """End the threads and give DALI's buffers back."""
+        """End the threads and free DALI's buffers."""
         self._reader.close()
         self._pool.shutdown(cancel_futures=True)
         del self._pipeline
 
 
 def _shares(samples: int, threads: int) -> list[range]:
-    """Equal runs of places, one a thread."""
+    """Consecutive places in equal parts, one per thread."""
     edges = np.linspace(0, samples, threads + 1).astype(int).tolist()
     return [range(start, stop) for start, stop in pairwise(edges)]

@@ -16,7 +16,7 @@ from loaders.source import Source
 class GpuDaliRenderer:
     """DALI decodes and augments on the GPU, on its own stream and ahead of the consumer.
 
-    Where the source keeps decoded images, they are fed instead of JPEGs, from the GPU's memory or the host's.
+    If the source has a cache, its images are used instead of JPEGs, from GPU or host memory.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GpuDaliRenderer:
             yield from self._pipelines[augment].run(inputs)
 
     def close(self) -> None:
-        """End the threads and give DALI's buffers back."""
+        """End the threads and free DALI's buffers."""
         self._reader.close()
         self._pipelines.clear()
 

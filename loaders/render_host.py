@@ -15,14 +15,14 @@ from loaders.renderer import Rendered
 from loaders.request import Request, StandIns
 from loaders.source import Source
 
-# Samples per task: enough to hide the cost of a task, few enough to keep all threads busy to the end of a batch.
+# Samples per task: enough to hide the overhead of a task, few enough to keep all threads busy to the end of a batch.
 _CHUNK_MIN, _CHUNK_MAX = 8, 32
 
 
 class HostRenderer:
     """Decodes and augments local batches of `batch_size` on `threads` threads, `prefetch` batches ahead.
 
-    Where the source keeps decoded images, nothing is decoded.
+    If the source has a cache, nothing is decoded.
     """
 
     def __init__(self, source: Source, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class HostRenderer:
                 image = slot.on_device()
                 clock.add(copy=time.perf_counter() - begin)
                 yield request.with_stand_ins(stand_ins), image
-        finally:  # an abandoned run must not go on writing into buffers that the next one fills
+        finally:  # an abandoned stream must not write into buffers that the next one fills
             wait([part for _, _, parts in pending for part in parts if not part.cancel()])
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class HostRenderer:
 
 
 class Slot:
-    """One buffer of the ring; on a GPU machine it is pinned, and knows when the copy out of it is done."""
+    """One buffer of the ring; for a GPU it is pinned, and records when the copy out of it is done."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self._image = empty_images(shape, pinned=device.type == "cuda")
@@ -108,7 +108,7 @@ class Slot:
         self._read: torch.cuda.Event | None = None
 
     def on_device(self) -> torch.Tensor:
-        """The buffer itself on a CPU; on a GPU a copy, made alongside the work that is queued there already."""
+        """The buffer itself on a CPU; on a GPU a copy, made concurrently with the work already queued there."""
         if self._stream is None:
             return self._image
         with torch.cuda.stream(self._stream):
@@ -120,20 +120,20 @@ class Slot:
         return copy
 
     def wait_until_read(self) -> None:
-        """Return once the slot may be written again."""
+        """Return once the slot may be overwritten."""
         if self._read is not None:
             self._read.synchronize()
 
 
 class Ring:
-    """Buffers taken in turn: with two more than are being filled, the consumer's last two are never overwritten."""
+    """Buffers used in turn: with two more than are being filled, the consumer's last two are never overwritten."""
 
     def __init__(self, slots: int, shape: tuple[int, ...], device: torch.device) -> None:
         self._slots = [Slot(shape, device) for _ in range(slots)]
         self._taken = 0
 
     def take(self) -> Slot:
-        """The slot whose turn it is."""
+        """The next slot."""
         slot = self._slots[self._taken % len(self._slots)]
         self._taken += 1
         return slot

@@ -1,4 +1,4 @@
-"""What turns requests into images; each way to do it is a file render_*.py."""
+"""What turns requests into images; each implementation is a file render_*.py."""
 
 from collections.abc import Generator, Iterable
 from typing import Protocol
@@ -35,4 +35,4 @@ class BlankRenderer:
             yield request, self._image
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""

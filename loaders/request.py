@@ -13,7 +13,7 @@ from configs.schema import AugmentConfig
 from loaders.augment import AugmentParams, draw_params
 from loaders.order import Indices, Partition, epoch_orders
 
-_DRAWN_TOGETHER = 2048  # samples whose parameters are drawn at once, which hides the cost of each call
+_DRAWN_TOGETHER = 2048  # samples whose parameters are drawn at once, which hides the overhead of each call
 
 StandIns = Mapping[int, int]
 """Samples that replace corrupt ones: place in the request -> row number in the shard set."""
@@ -23,8 +23,8 @@ StandIns = Mapping[int, int]
 class Request:
     """One rank's share of a global batch, b samples: row numbers, which of them count, and their augmentation.
 
-    index: int64 [b]; valid: bool [b]; params is None where the images are wanted as stored, for evaluation; rows: all
-    samples of the stream, from which stand-ins for corrupt ones are drawn. The arrays are read-only.
+    index: int64 [b]; valid: bool [b]; params: None for images without augmentation, in evaluation; rows: int64, all
+    samples of the stream, from which stand-ins for corrupt ones are drawn. index, valid and rows are read-only.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class Request:
             object.__setattr__(self, name, view)
 
     def with_stand_ins(self, stand_ins: StandIns) -> "Request":
-        """The request with other samples at some places; in an evaluation these no longer count."""
+        """The request with other samples at some places; in an evaluation these do not count."""
         if not stand_ins:
             return self
         index, valid = self.index.copy(), self.valid.copy()
@@ -81,7 +81,7 @@ def train_requests(
 
 
 def eval_requests(rows: Indices, partition: Partition) -> Iterator[Request]:
-    """Each of `rows` once, in their order, as stored."""
+    """Each of `rows` once, in their order, without augmentation."""
     for step in range(partition.steps):
         places, valid = partition.positions(step)
         yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None, rows=rows)

@@ -20,7 +20,7 @@ from prep.diagnosis import diagnosis_classes
 from prep.manifest import SAMPLES, read_manifest
 
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "diagnosis"]
-_REPEATING = ["shard", "split", "diagnosis"]  # few values: read as numbers into a dictionary
+_REPEATING = ["shard", "split", "diagnosis"]  # few distinct values: read as dictionary arrays
 
 
 class CorruptSampleError(UserError):
@@ -31,9 +31,9 @@ class ShardSet:
     """The kept samples of a shard set, N of them, numbered as in samples.parquet.
 
     key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
-    diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Only these
-    columns, and the meta vectors that are asked for, live in memory; shards are mapped when they are first read. Safe
-    to read from many threads.
+    diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Of
+    samples.parquet only the needed columns, and the meta vectors that are asked for, are kept in memory; shards are
+    mapped when they are first read. Safe to read from many threads.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class ShardSet:
         self._length: npt.NDArray[np.int32] = table["length"].to_numpy()
         self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
         del table, files
-        pa.default_memory_pool().release_unused()  # reading took twice what is kept
+        pa.default_memory_pool().release_unused()  # reading takes twice the memory of what is kept
         self._contents: dict[int, memoryview] = {}
         self._lock = threading.Lock()
 
@@ -77,28 +77,28 @@ class ShardSet:
             return self._meta[kind]
 
     def train_rows(self, fold: int) -> Indices:
-        """Numbers of the training samples outside `fold`. Raises UserError where the set has no such fold."""
+        """Row numbers of the training samples outside `fold`. Raises UserError if the set has no such fold."""
         self._require_fold(fold)
         return np.flatnonzero((self.fold >= 0) & (self.fold != fold))
 
     def fold_rows(self, fold: int) -> Indices:
-        """Numbers of the training samples held out in `fold`. Raises UserError where the set has no such fold."""
+        """Row numbers of the training samples held out in `fold`. Raises UserError if the set has no such fold."""
         self._require_fold(fold)
         return np.flatnonzero(self.fold == fold)
 
     def split_rows(self, split: str) -> Indices:
-        """Numbers of the samples of a split: train, test or extra."""
+        """Row numbers of the samples of a split: train, test or extra."""
         return np.flatnonzero(pc.equal(self._split, split).to_numpy(zero_copy_only=False))
 
     def jpeg(self, index: int) -> memoryview:
         """The JPEG bytes of sample `index`, checked against their CRC-32.
 
-        Raises CorruptSampleError, which names shard, key and offset, where the bytes are not those that prep wrote.
+        Raises CorruptSampleError, which names shard, key and offset, if the bytes are not those that prep wrote.
         """
         return self.jpegs(np.array([index]))[0]
 
     def jpegs(self, index: Indices) -> list[memoryview]:
-        """The same of several samples; the first corrupt one raises."""
+        """The same for several samples; the first corrupt one raises."""
         found = []
         columns = (part[index].tolist() for part in (self._file, self._offset, self._length, self._crc32))
         for place, (file, offset, length, crc32) in enumerate(zip(*columns, strict=True)):
@@ -106,13 +106,13 @@ class ShardSet:
             if zlib.crc32(content) != crc32:
                 raise CorruptSampleError(
                     f"{self.folder / self._files[file]}: sample {self.key[int(index[place])]} at byte {offset} is "
-                    "corrupt (CRC-32 differs): copy this shard again or make the shard set again"
+                    "corrupt (CRC-32 differs): copy this shard again or build the shard set again"
                 )
             found.append(content)
         return found
 
     def close(self) -> None:
-        """Forget the maps; the operating system unmaps each when its last reader is gone."""
+        """Drop the memory maps; the operating system unmaps each when its last reader is gone."""
         with self._lock:
             self._contents.clear()
 
@@ -147,4 +147,4 @@ def _read_table(folder: Path, columns: list[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, read_dictionary=_REPEATING)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}; make the shard set again") from error
+        raise UserError(f"{path} cannot be read: {error}; build the shard set again") from error

@@ -1,4 +1,4 @@
-"""A picture of the stream: the same samples plain and augmented, from each placement that this machine has.
+"""A figure of the stream: the same samples plain and augmented, from each placement that this machine has.
 
 python -m loaders.show shards/isic --out grid.png
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, draw, write the picture."""
+    """Parse, draw, write the figure."""
     if argv and not argv[0].startswith("-"):
         argv = ["--shards", *argv]
     config = parse(ShowConfig, argv, prog="python -m loaders.show", description=(__doc__ or "").split("\n")[0])
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
 
 def draw_grid(config: ShowConfig, path: Path) -> None:
     """Write a PNG: one row per sample, half of them melanomas; for each placement one column plain, then the epochs."""
-    import matplotlib.figure  # after the parsing, so that --help answers at once
+    import matplotlib.figure  # imported after parsing, so that --help is fast
     import torch
 
     from loaders.shards import ShardSet
@@ -53,7 +53,7 @@ def draw_grid(config: ShowConfig, path: Path) -> None:
 
 
 def shown_loaders(device: Any) -> dict[str, LoaderConfig]:
-    """The ways to decode and augment on this machine, by the name that a column has."""
+    """The ways to decode and augment on this machine, by the name of their column."""
     from loaders.placement import available_placements
 
     loaders = {str(place): LoaderConfig(placement=place) for place in available_placements(device)}
@@ -64,7 +64,7 @@ def shown_loaders(device: Any) -> dict[str, LoaderConfig]:
 
 
 def images(shards: "ShardSet", rows: Any, config: LoaderConfig, shown: ShowConfig, device: Any) -> list[dict[int, Any]]:
-    """uint8 [H, W, 3] by sample number: as stored, then of each epoch."""
+    """uint8 [H, W, 3] images by row number: one dict without augmentation, then one per epoch."""
     from loaders.loader import Loader
     from loaders.order import Partition
 

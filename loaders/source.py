@@ -30,13 +30,13 @@ class Source:
         return self.damage.take(self._cached, request, places)
 
     def stand_ins(self, request: Request) -> StandIns:
-        """Those of the samples that were found corrupt when the cache was filled."""
+        """The stand-ins for the samples that were found corrupt when the cache was filled."""
         return self.damage.take(self._known_good, request, range(len(request.index)))[1] if self.damage.found else {}
 
     def undecodable(self, index: int, error: Exception) -> UserError:
-        """The error for a sample whose bytes are intact but hold no image: prep rules that out, so it is fatal."""
+        """The error for a sample whose bytes are intact but cannot be decoded: prep rules that out, so it is fatal."""
         key = self.shards.key[index]
-        return UserError(f"{self.shards.folder}: sample {key} cannot be decoded: {error}; make the shard set again")
+        return UserError(f"{self.shards.folder}: sample {key} cannot be decoded: {error}; build the shard set again")
 
     def _cached(self, index: Indices) -> list[Pixels]:
         assert self.cache is not None

@@ -1,7 +1,7 @@
 """The eight symmetries of a square image (flips and quarter turns), as a code of three bits.
 
 Bit 0 flips left-right, bit 1 upside down, bit 2 transposes, in this order: augmentation, rendering and test-time views
-all count them this way.
+all use this code.
 """
 
 import numpy as np
@@ -14,9 +14,10 @@ Codes = npt.NDArray[np.int64]
 
 
 def symmetry_codes(left_right: npt.NDArray[np.bool_], upside_down: npt.NDArray[np.bool_], turns: Codes) -> Codes:
-    """Codes [B] of flips followed by `turns` (0 to 3) counter-clockwise quarter turns.
+    """Codes [B] of flips followed by `turns` (0 to 3) clockwise quarter turns.
 
-    A quarter turn is a transpose and one flip, a half turn both flips, so all eight cases are flips, then a transpose.
+    A quarter turn is one flip, then a transpose; a half turn is both flips. So all eight cases are flips, then at most
+    one transpose.
     """
     left_right = left_right ^ (turns >= 2)
     upside_down = upside_down ^ ((turns == 1) | (turns == 2))

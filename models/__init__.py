@@ -1,1 +1,1 @@
-"""From uint8 pixels and a meta vector to one logit, and the loss that trains it."""
+"""From uint8 pixels and a meta vector to logits, and the losses that train them."""

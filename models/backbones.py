@@ -19,10 +19,10 @@ SHORT_NAMES = {
     "resnest50": "resnest50d.in1k",
     "tiny": "test_efficientnet.r160_in1k",
 }
-"""Short name -> timm name. A short name goes before timm's own: timm's efficientnet_b1 is efficientnet_b1.ft_in1k."""
+"""Short name -> timm name. It takes precedence over timm's own: timm's efficientnet_b1 is efficientnet_b1.ft_in1k."""
 
 CHANNELS_LAST = {"resnest": False}
-"""Start of a timm name -> whether it is faster in channels_last; convolutional nets that are not named are."""
+"""Prefix of a timm name -> whether it is faster in channels_last; convolutional nets that are not listed are."""
 
 _REMEDY = "pass --weights FILE (.pth or .safetensors) or --weights none"
 _PROBE_SECONDS = 10.0
@@ -30,7 +30,7 @@ _PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Backbone:
-    """An image network without its classifier, and what its caller must know to feed it."""
+    """An image network without its classifier, and what a caller needs to know to use it."""
 
     module: nn.Module
     """Normalised float images [B, 3, size, size] -> pooled features [B, features]."""
@@ -55,7 +55,7 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
     timm = _import_timm()
     timm_name = SHORT_NAMES.get(name, name)
     pretrained = _pretrained_config(timm, name, timm_name)
-    # A ViT's position embedding belongs to one image size; a convolutional net takes any.
+    # A ViT's position embedding fixes the image size; a convolutional net accepts any.
     options = {"num_classes": 0} | ({"img_size": size} if pretrained.fixed_input_size else {})
     module: Any
     if weights == "auto":
@@ -83,7 +83,7 @@ def _import_timm() -> ModuleType:
 
 
 def _prefers_channels_last(timm_name: str, *, fixed_size: bool) -> bool:
-    """The table's word; otherwise yes for convolutional nets. A fixed size is the mark of token models."""
+    """What CHANNELS_LAST says; otherwise True for convolutional nets. Token models (ViTs) have a fixed input size."""
     for start, preference in CHANNELS_LAST.items():
         if timm_name.startswith(start):
             return preference
@@ -91,12 +91,12 @@ def _prefers_channels_last(timm_name: str, *, fixed_size: bool) -> bool:
 
 
 def _pretrained_config(timm: ModuleType, name: str, timm_name: str) -> Any:
-    """timm's description of `timm_name`: where its weights lie, its mean, std, classifier and input size."""
+    """timm's config of `timm_name`: where its weights are, its mean, std, classifier and input size."""
     try:
         config = timm.models.get_pretrained_cfg(timm_name)
-    except RuntimeError:  # the architecture exists, the tag behind the dot does not
+    except RuntimeError:  # the architecture exists, the tag after the dot does not
         config = None
-    # timm lists a renamed model under its old name too, but without a description: the new name is asked for.
+    # A renamed model is still listed under its old name, but without a config: the user must give the new name.
     if config is None:
         known = [*SHORT_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
         nearest = ", ".join(difflib.get_close_matches(name, dict.fromkeys(known), n=3)) or "none"
@@ -108,7 +108,7 @@ def _pretrained_config(timm: ModuleType, name: str, timm_name: str) -> Any:
 
 
 def _create_pretrained(timm: ModuleType, timm_name: str, pretrained: Any, options: dict[str, int]) -> nn.Module:
-    """The model with timm's pretrained weights, from the local cache or from the network."""
+    """The model with timm's pretrained weights, from the local cache or the network."""
     if not pretrained.has_weights:
         raise UserError(f"timm has no pretrained weights for {timm_name}: {_REMEDY}")
     if pretrained.hf_hub_id:
@@ -121,10 +121,10 @@ def _create_pretrained(timm: ModuleType, timm_name: str, pretrained: Any, option
 
 
 def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
-    """Bring a weights file into the Hugging Face cache; UserError within seconds where there is no network.
+    """Download a weights file to the Hugging Face cache; raises UserError within seconds if there is no network.
 
-    timm would download by itself, but then a missing network shows after two rounds of five retries each.
-    So one request without retries goes first, and none at all where the cache holds the file.
+    timm would download it too, but would report a missing network only after two rounds of five retries each.
+    So a single request without retries goes first, and none at all if the cache holds the file.
     """
     import huggingface_hub as hub
 
@@ -134,8 +134,8 @@ def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
         hub.get_hf_file_metadata(hub.hf_hub_url(repository, filename), timeout=_PROBE_SECONDS)
         hub.hf_hub_download(repository, filename)
     except hub.errors.RemoteEntryNotFoundError:
-        return  # the repository keeps its weights under another name, which timm finds
-    # The hub passes on its HTTP client's own exceptions, and the client changes between its versions.
+        return  # the repository has its weights under another name, which timm finds
+    # huggingface_hub lets its HTTP client's exceptions through, and the client depends on its version.
     except Exception as error:
         raise UserError(_not_fetched(timm_name, error)) from error
 
@@ -146,7 +146,7 @@ def _not_fetched(timm_name: str, error: Exception) -> str:
 
 
 def _load_weights(module: nn.Module, path: Path, classifier: str | tuple[str, ...], name: str) -> None:
-    """Load a state dict file into `module`, strictly but for the classifier that `module` does without."""
+    """Load a state dict file into `module`, strictly except for the classifier, which `module` does not have."""
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     own = module.state_dict()
     given = {
@@ -163,16 +163,16 @@ def _load_weights(module: nn.Module, path: Path, classifier: str | tuple[str, ..
     ]
     if misfits:
         shown = "; ".join(misfits[:10]) + (f"; and {len(misfits) - 10} more" if len(misfits) > 10 else "")
-        raise UserError(f"{path} does not fit backbone {name}: {shown}. Name the backbone it was made with.")
+        raise UserError(f"{path} does not fit backbone {name}: {shown}; pass the --backbone it was trained with")
     module.load_state_dict(given)
 
 
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Names and tensors of a .pth (read with weights_only) or .safetensors file, on the CPU."""
     if path.suffix not in (".pth", ".safetensors"):
-        raise UserError(f"weights={str(path)!r} is neither auto, none, a .pth nor a .safetensors file")
+        raise UserError(f"weights={str(path)!r} is not valid: give auto, none, or a .pth or .safetensors file")
     if not path.is_file():
-        raise UserError(f"weights file {path} does not exist: name a file, or pass --weights none")
+        raise UserError(f"weights file {path} does not exist: give an existing file, or pass --weights none")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -180,10 +180,13 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file raises whatever its reader met first: struct, zip, pickle, key and runtime errors.
+    # A corrupt file raises whatever its reader fails on first: struct, zip, pickle, key and runtime errors.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"weights file {path} cannot be read ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"weights file {path} cannot be read ({type(error).__name__}: {reason}): give another file, or pass "
+            "--weights none"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"weights file {path} holds no state dict (names to tensors): save module.state_dict()")
     return state

@@ -1,4 +1,4 @@
-"""The network: image features and patient data, joined in front of one linear head."""
+"""The network: image features and patient metadata, concatenated in front of one linear head."""
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from models.backbones import Backbone, create_backbone
 class PixelNormalise(nn.Module):
     """uint8 [B, H, W, 3] in RGB -> float32 [B, 3, H, W], (pixel / 255 - mean) / std.
 
-    The permuted NHWC batch is channels_last as it lies; for a net that prefers NCHW it is copied while it is
-    still bytes, a quarter of the traffic.
+    The permuted NHWC batch is already channels_last; for a net that prefers NCHW it is copied while it is still
+    uint8, a quarter of the memory traffic.
     """
 
     scale: Tensor
@@ -55,7 +55,7 @@ class MultiSampleHead(nn.Module):
         return F.dropout(torch.ones_like(features).expand(self.masks, *features.shape), self.drop)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Score one batch, in float32 whatever autocast says: a few dot products a sample cost nothing."""
+        """Score one batch, in float32 whatever autocast says: a few dot products per sample cost nothing."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             if self.training and self.drop > 0:
@@ -68,8 +68,8 @@ class FusionModel(nn.Module):
     """image uint8 [B, H, W, 3] and meta float32 [B, M] -> logits float32 [B, outputs]; models/losses.py
     says what they mean.
 
-    `backbone` or `meta_features` may be None: such a model does not look at that input, but it is still
-    called with both. `channels_last` is the layout that pays until `use_layout` says what is used.
+    `backbone` or `meta_features` may be None: such a model ignores that input, but it is still called with
+    both. `channels_last` is the faster layout of the backbone until `use_layout` sets the one to use.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FusionModel(nn.Module):
         self.head = MultiSampleHead(features, outputs, drop=config.head_drop, masks=config.head_masks)
 
     def use_layout(self, *, channels_last: bool) -> None:
-        """Lay images and weights out in torch.channels_last, or in the default NCHW."""
+        """Set the memory layout of images and weights: torch.channels_last, or the default NCHW."""
         self.channels_last = channels_last
         if self.normalise is not None:
             self.normalise.channels_last = channels_last
@@ -101,7 +101,7 @@ class FusionModel(nn.Module):
         self.to(memory_format=layout)  # type: ignore[call-overload]
 
     def share_batch_statistics(self) -> None:
-        """Make every batch norm a SyncBatchNorm, whose statistics are those of all ranks."""
+        """Make every batch norm a SyncBatchNorm, whose statistics are computed over all ranks."""
         from timm.layers.norm_act import (
             convert_sync_batchnorm,  # torch's own would lose the activations in timm's norms
         )
@@ -138,11 +138,11 @@ def build_model(
     """Build the network that `config.inputs` asks for, on the CPU, in training mode.
 
     `size` is the edge of the images in pixels, `meta_features` the length M of the meta vector, `outputs` the
-    number of logits; `backbone` and `weights` are read by `create_backbone` (not at all for inputs=meta). Raises
-    UserError as it does, and for a meta vector without entries that the model should read.
+    number of logits; `backbone` and `weights` are those of `create_backbone` (ignored for inputs=meta). Raises
+    UserError as it does, and for an empty meta vector unless the model uses the image alone.
     """
     if config.inputs != "image" and meta_features < 1:
-        raise UserError(f"meta_features={meta_features} with model.inputs={config.inputs}: pass --model.inputs image")
+        raise UserError(f"model.inputs={config.inputs}, but the meta vector is empty: pass --model.inputs image")
     image = None if config.inputs == "meta" else create_backbone(backbone, size=size, weights=weights)
     return FusionModel(
         image, config, meta_features=None if config.inputs == "image" else meta_features, outputs=outputs

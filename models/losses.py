@@ -1,4 +1,4 @@
-"""What the logits of a network mean: the loss that trains them, and the probabilities they stand for."""
+"""What the logits of a network mean: the loss that trains them, and the probabilities they represent."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from configs.schema import Target
 class Objective:
     """The meaning of a network's logits, [B, outputs].
 
-    target melanoma: one logit of melanoma, trained by the weighted binary cross-entropy; with an auxiliary_weight above
-    0 it is followed by `classes` logits of the diagnosis, whose cross-entropy is added with that weight. target
-    diagnosis: the `classes` logits alone; the chance of melanoma is that of class number `melanoma`.
+    target melanoma: one logit of melanoma, trained with weighted binary cross-entropy; with an auxiliary_weight above 0
+    it is followed by `classes` logits of the diagnosis, whose cross-entropy is added with that weight. target
+    diagnosis: the `classes` logits alone; the probability of melanoma is that of the class with index `melanoma`.
     """
 
     target: Target
@@ -27,16 +27,16 @@ class Objective:
 
     @property
     def outputs(self) -> int:
-        """Logits of a sample."""
+        """Logits per sample."""
         return (self.target == "melanoma") + (self.classes if self.judges_classes else 0)
 
     @property
     def judges_classes(self) -> bool:
-        """Whether the network tells diagnoses apart."""
+        """Whether the network predicts diagnoses."""
         return self.target == "diagnosis" or self.auxiliary_weight > 0
 
     def loss(self, logits: Tensor, target: Tensor, diagnosis: Tensor, valid: Tensor, *, divisor: float) -> Tensor:
-        """The loss of one batch, a float32 scalar: sums over the valid samples, over `divisor` as in `masked_bce`.
+        """The loss of one batch, a float32 scalar: summed over the valid samples, divided by `divisor` (`masked_bce`).
 
         logits: floating point [B, outputs]; target: floating point [B]; diagnosis: int64 [B]; valid: bool [B].
         """
@@ -58,11 +58,11 @@ class Objective:
         return loss
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """float64 [B, 1] or [B, 1 + classes]: the chance of melanoma, then of each class where they are told apart."""
+        """float64 [B, 1] or [B, 1 + classes]: the probability of melanoma, then of each class if they are predicted."""
         logits = logits.double()
         if self.target == "diagnosis":
-            chances = logits.softmax(1)
-            return torch.cat([chances[:, self.melanoma, None], chances], dim=1)
+            classes = logits.softmax(1)
+            return torch.cat([classes[:, self.melanoma, None], classes], dim=1)
         return torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(1)], dim=1)
 
 
@@ -75,15 +75,15 @@ def masked_bce(
     label_smoothing: float,
     divisor: float,
 ) -> Tensor:
-    """Sum of the losses of the valid samples over `divisor`, a float32 scalar.
+    """Sum of the losses of the valid samples divided by `divisor`, a float32 scalar.
 
     `logit` and `target` are floating point [B], `valid` is bool [B]. With t = target (1 - s) + s / 2 for the
-    smoothing s and the positive weight w, one sample costs -(w t log sigmoid(x) + (1 - t) log sigmoid(-x)), as
-    in torch's binary_cross_entropy_with_logits. `divisor` is the size of the whole global batch, so that a
-    padded or uneven share of it weighs what its valid samples weigh; where gradients are averaged over W
-    ranks afterwards, pass the size over W. A sample that is not valid takes no part, whatever its values.
+    smoothing s and the positive weight w, the loss of a sample is -(w t log sigmoid(x) + (1 - t) log sigmoid(-x)),
+    as in torch's binary_cross_entropy_with_logits. `divisor` is the size of the whole global batch, so that a
+    padded or uneven share of it counts only for its valid samples; if gradients are averaged over W ranks
+    afterwards, pass the size divided by W. Samples that are not valid are ignored, whatever their values.
     """
-    # Masked before the logarithms: a NaN in padding would otherwise come back as 0 * NaN in the gradient.
+    # Mask before the logarithms: a NaN in padding would otherwise reach the gradient as 0 * NaN.
     logit = torch.where(valid, logit.float(), 0.0)
     target = torch.where(valid, target.float(), 0.0) * (1 - label_smoothing) + label_smoothing / 2
     loss = -(positive_weight * target * F.logsigmoid(logit) + (1 - target) * F.logsigmoid(-logit))
@@ -93,7 +93,7 @@ def masked_bce(
 def masked_cross_entropy(
     logits: Tensor, diagnosis: Tensor, valid: Tensor, *, label_smoothing: float, divisor: float
 ) -> Tensor:
-    """Sum of torch's cross_entropy of the valid samples over `divisor`, as in `masked_bce`, a float32 scalar.
+    """Sum of torch's cross_entropy of the valid samples divided by `divisor`, as in `masked_bce`, a float32 scalar.
 
     logits: floating point [B, C]; diagnosis: int64 [B], 0 to C - 1; valid: bool [B].
     """

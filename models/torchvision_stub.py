@@ -1,4 +1,4 @@
-"""Makes `import timm` possible where torchvision's compiled library does not fit a CPU build of torch."""
+"""Makes `import timm` work where torchvision's compiled library does not fit a CPU build of torch."""
 
 import functools
 import importlib.util
@@ -11,14 +11,14 @@ _MISSING = ("nms", "qnms")
 
 @functools.cache
 def define_missing_operators() -> torch.library.Library | None:
-    """Declare the two operators that torchvision's Python code names at import; call it before timm's import.
+    """Declare the two operators that torchvision's Python code refers to at import; call it before importing timm.
 
     torchvision's wheel links to CUDA. On a CPU build of torch its `_C` library does not load, and then
-    `import torchvision` stops at "operator torchvision::nms does not exist". Nothing here calls these box
+    `import torchvision` fails with "operator torchvision::nms does not exist". Nothing here calls these box
     operators, so a signature without a kernel is enough.
 
     Returns the library that holds the declarations (the cache keeps it alive: they vanish with it), or None
-    where nothing was done: on a CUDA build, without torchvision, and where the operators are there already.
+    if nothing was done: on a CUDA build, without torchvision, or if the operators already exist.
     """
     if torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms") or _compiled_library_loads():
         return None

@@ -1,1 +1,1 @@
-"""What a person looks at: figures, the demo's table."""
+"""Results for the user to look at: figures, tables and the demo."""

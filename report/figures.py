@@ -9,23 +9,23 @@ from matplotlib.figure import Figure
 from configs.colours import COLOURS, INK, MUTED
 from engine.records import epoch_lines
 
-_AREAS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
+_AUCS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
 
 
 def member_curves(folder: Path, path: Path) -> None:
-    """Losses and validation AUCs of one member by epoch, from the metrics.jsonl in `folder`."""
+    """Plot one member's training loss and validation AUCs by epoch, from the metrics.jsonl in `folder`."""
     lines = epoch_lines(folder)
-    areas = {words: [line[name] for line in lines] for name, words in _AREAS.items()}
-    last = {words: float("nan") if values[-1] is None else values[-1] for words, values in areas.items()}
-    labelled = {f"{words} {last[words]:.3f}": values for words, values in areas.items()}
+    aucs = {label: [line[name] for line in lines] for name, label in _AUCS.items()}
+    last = {label: float("nan") if values[-1] is None else values[-1] for label, values in aucs.items()}
+    labelled = {f"{label} {last[label]:.3f}": values for label, values in aucs.items()}
     _curves({"": _losses(lines)}, labelled, "validation AUC; after the last epoch:", path)
 
 
 def training_curves(members: dict[str, Path], path: Path) -> None:
-    """Loss and validation AUC by epoch; `members` maps a name to the folder that holds its metrics.jsonl."""
+    """Plot training loss and validation AUC by epoch; `members` maps a name to the folder of its metrics.jsonl."""
     lines = {name: epoch_lines(folder) for name, folder in members.items()}
-    areas = {name: [line["auc"] for line in some] for name, some in lines.items()}
-    _curves({name: _losses(some) for name, some in lines.items()}, areas, "validation AUC", path)
+    aucs = {name: [line["auc"] for line in some] for name, some in lines.items()}
+    _curves({name: _losses(some) for name, some in lines.items()}, aucs, "validation AUC", path)
 
 
 def _losses(lines: list[dict[str, Any]]) -> list[float | None]:
@@ -33,16 +33,16 @@ def _losses(lines: list[dict[str, Any]]) -> list[float | None]:
 
 
 def _curves(
-    losses: Mapping[str, Sequence[float | None]], areas: Mapping[str, Sequence[float | None]], title: str, path: Path
+    losses: Mapping[str, Sequence[float | None]], aucs: Mapping[str, Sequence[float | None]], title: str, path: Path
 ) -> None:
     figure = new_figure(9.0, 3.6)
     left, right = figure.subplots(1, 2)
-    for axis, curves, words in ((left, losses, "training loss (weighted, smoothed)"), (right, areas, title)):
+    for axis, curves, heading in ((left, losses, "training loss (weighted, smoothed)"), (right, aucs, title)):
         for number, (name, values) in enumerate(curves.items()):
             known = [float("nan") if value is None else value for value in values]
             colour = COLOURS[number % len(COLOURS)]
             axis.plot(range(1, len(known) + 1), known, color=colour, marker="o", markersize=3, label=name)
-        finish_axis(axis, words)
+        finish_axis(axis, heading)
         axis.set_xlabel("epoch", color=INK)
         axis.xaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False, fontsize=8)
@@ -50,7 +50,7 @@ def _curves(
 
 
 def auc_bars(scores: dict[str, tuple[float, float, float]], best: float, path: Path) -> None:
-    """AUC with its 95 % interval (value, low, high) of each name, beside the best possible one."""
+    """Plot the AUC of each name with its 95 % interval (value, low, high), and a line at the best possible AUC."""
     figure = new_figure(7.0, 0.42 * len(scores) + 1.2)
     axis = figure.subplots()
     names = list(scores)
@@ -73,7 +73,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def finish_axis(axis: Any, title: str) -> None:
-    """Title, spines, ticks and grid."""
+    """Set title, spines, ticks and grid."""
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=MUTED, labelsize=8)

@@ -1,4 +1,4 @@
-"""The table at the end of a grid: every member's fold, and what the folds are together."""
+"""The table at the end of a grid: each member's fold, and the folds of each backbone together."""
 
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +16,7 @@ _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}
 
 
 def print_table(configs: list[TrainConfig]) -> None:
-    """AUCs of the held-out folds after the last epoch, their mean, and the pooled out-of-fold AUC of each backbone."""
+    """Print the AUC of each held-out fold after its last epoch, and each backbone's mean and pooled out-of-fold AUC."""
     table = Table(title="held-out folds, after the last epoch (which patience may have chosen)", title_justify="left")
     for heading in ("backbone", "fold", "epochs", *_COLUMNS):
         table.add_column(heading, justify="left" if heading == "backbone" else "right")
@@ -24,8 +24,8 @@ def print_table(configs: list[TrainConfig]) -> None:
         folders = {config.fold: member_folder(config) for config in configs if config.backbone == backbone}
         lines = {fold: epoch_lines(folder)[-1] for fold, folder in folders.items()}
         for fold, line in lines.items():
-            areas = [line[name] for name in _COLUMNS.values()]
-            table.add_row(backbone, str(fold), str(line["epoch"] + 1), *(_number(area) for area in areas))
+            aucs = [_formatted(line[name]) for name in _COLUMNS.values()]
+            table.add_row(backbone, str(fold), str(line["epoch"] + 1), *aucs)
         if len(folders) > 1:
             spread = [_spread([line[name] for line in lines.values()]) for name in _COLUMNS.values()]
             table.add_row(backbone, "mean", "", *spread)
@@ -37,14 +37,14 @@ def _pooled(folders: list[Path]) -> list[str]:
     parts = [pq.read_table(folder / OOF).to_pydict() for folder in folders]
     names = ("target", "pred_last", "source")
     target, score, source = ([value for part in parts for value in part[name]] for name in names)
-    areas = source_aucs(target, score, source)
-    return [_number(areas[name]) for name in ("merged", "2020", "2019")]
+    aucs = source_aucs(target, score, source)
+    return [_formatted(aucs[name]) for name in ("merged", "2020", "2019")]
 
 
 def _spread(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{mean(known):.4f} ± {stdev(known):.4f}" if len(known) > 1 else _number(known[0] if known else None)
+    return f"{mean(known):.4f} ± {stdev(known):.4f}" if len(known) > 1 else _formatted(known[0] if known else None)
 
 
-def _number(value: float | None) -> str:
+def _formatted(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: the commands, and what they leave."""
+"""What the tests of whole runs share: the commands, and how to read what they write."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from engine.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-# Figures of metrics.jsonl that tell how fast a run was, not what it learnt.
+# Values in metrics.jsonl about how fast a run was, not what it learnt.
 TIMES = {"images_per_s", "waiting", "batches_ready"}
 
 
@@ -22,7 +22,7 @@ def tiny(shards: Path, out: Path, *more: str) -> list[str]:
 
 
 def torchrun(ranks: int, *words: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
-    """The literal command, on this interpreter's torchrun and a port that is free."""
+    """The literal command, with this interpreter's torchrun and a free port."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -37,7 +37,7 @@ def torchrun(ranks: int, *words: str, restarts: int = 0) -> subprocess.Completed
 
 
 def must_torchrun(ranks: int, *words: str) -> str:
-    """`torchrun`, which must succeed; returns what it said."""
+    """`torchrun`, which must succeed; returns its output."""
     done = torchrun(ranks, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -56,7 +56,7 @@ def all_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """Two members are bit for bit the same: weights, optimiser, records, predictions."""
+    """Two members are identical bit for bit: weights, optimiser, records, predictions."""
     first, second = (load_checkpoint(folder / "last.pt", torch.device("cpu")) for folder in (one, two))
     for name in ("epoch", "step", "finished", "best", "loss_sum"):
         assert first[name] == second[name], name

@@ -1,4 +1,4 @@
-"""Small data that the tests share: made once a session, never changed by a test."""
+"""Small data that the tests share: made once per session, never changed by a test."""
 
 import os
 from pathlib import Path
@@ -31,13 +31,13 @@ def write_jpeg(path: Path, seed: int, width: int = 80, height: int = 60) -> None
 
 
 def picture(seed: int, width: int, height: int) -> np.ndarray:
-    """A smooth random picture, unlike any of another seed; JPEG compression changes it little. uint8 [H, W, 3]."""
+    """A smooth random image, different for each seed, that JPEG changes little. uint8 [H, W, 3]."""
     coarse = np.random.default_rng(seed).integers(30, 226, (8, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_isic2020(folder: Path, train: int, test: int) -> Path:
-    """A Kaggle-shaped 2020 download: two images a patient, every fourth patient with melanoma."""
+    """A Kaggle-shaped 2020 download: two images per patient, every fourth patient with melanoma."""
     header = "image_name,patient_id,sex,age_approx,anatom_site_general_challenge"
     lines = [f"{header},diagnosis,benign_malignant,target"]
     for number in range(train):
@@ -58,7 +58,7 @@ def write_isic2020(folder: Path, train: int, test: int) -> Path:
 
 
 def write_isic2019(folder: Path, train: int) -> Path:
-    """A challenge-shaped 2019 download: three images a lesion, every third lesion a melanoma, CRLF line ends."""
+    """A challenge-shaped 2019 download: three images per lesion, every third lesion a melanoma, CRLF line ends."""
     classes = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK"]
     truth, meta = [",".join(["image", *classes])], ["image,age_approx,anatom_site_general,lesion_id,sex"]
     for number in range(train):
@@ -76,7 +76,7 @@ def write_isic2019(folder: Path, train: int) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a CUDA device, tests that need one are skipped, saying so."""
+    """Skip the tests that need a CUDA device if there is none, with that reason."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What --autotune found on this machine has no say in the tests."""
+    """Keep this machine's --autotune results out of the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -98,7 +98,7 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def shard_folder(downloads: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard set of the small downloads: 64 px, 3 folds, 140 training and 9 test samples, 20 samples a shard."""
+    """A shard set of the small downloads: 64 px, 3 folds, 140 training and 9 test samples, 20 samples per shard."""
     out = tmp_path_factory.mktemp("shards") / "small"
     isic2020, isic2019 = downloads
     build(

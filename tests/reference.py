@@ -1,4 +1,4 @@
-"""The yardstick: the same shards through plain webdataset, Pillow and torch, with nothing of ours in between."""
+"""The reference for tests: the same shards read with plain webdataset, Pillow and torch, without our own loader."""
 
 import io
 import json

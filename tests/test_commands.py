@@ -1,4 +1,4 @@
-"""The commands as a user types them: help at once, one line for a mistake, nothing half-written."""
+"""The commands as a user types them: fast help, one line per mistake, no partial output."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def recipe(backbone: str, *more: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_comes_without_loading_what_is_heavy(command: str) -> None:
+def test_help_does_not_import_slow_packages(command: str) -> None:
     done = run(command, "--help", python=("-X", "importtime"))
     assert done.returncode == 0
     assert "usage:" in done.stdout
@@ -38,7 +38,7 @@ def test_help_comes_without_loading_what_is_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("train.py", "--fold", "9", "--backbone", "tiny", "--shards", "SHARDS"), "has folds 0 to 2"),
         (("train.py", "--backbone", "resnext_one", "--weights", "none", "--shards", "SHARDS"), "is unknown"),
@@ -61,7 +61,7 @@ def test_help_comes_without_loading_what_is_heavy(command: str) -> None:
     ],
 )
 def test_a_mistake_ends_in_one_line_and_exit_code_two(
-    words: tuple[str, ...], said: str, shard_folder: Path, tmp_path: Path
+    words: tuple[str, ...], message: str, shard_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"SHARDS": str(shard_folder), "EMPTY": str(tmp_path / "empty")}
@@ -71,7 +71,7 @@ def test_a_mistake_ends_in_one_line_and_exit_code_two(
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
-    assert said in done.stderr
+    assert message in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

@@ -29,15 +29,15 @@ def test_all_folds_are_those_of_the_shard_set(shard_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--fold", "all", "--shards", "nowhere"), "nowhere holds no shard set"),
-        (("--backbone", "tiny", "tiny"), "named twice"),
+        (("--backbone", "tiny", "tiny"), "given twice"),
         (("--backbone", "--fold", "1"), "--backbone needs a value"),
         (("--fold", "0", "-1"), "fold=-1 is out of range"),
         (("--fold", "0", "all"), 'key "fold"'),
     ],
 )
-def test_a_grid_that_makes_no_sense_is_refused(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_invalid_grid_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         members(*words)

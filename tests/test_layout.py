@@ -47,7 +47,7 @@ def modules_imported_by(path: Path) -> set[str]:
     return {node.module for node in nodes if node.module and node.module.split(".")[0] in ALLOWED}
 
 
-def test_no_imports_run_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     files = [path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py")]
     graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): modules_imported_by(path) for path in files}
     assert len(list(TopologicalSorter(graph).static_order())) >= len(files)

@@ -15,7 +15,7 @@ def test_the_figures_are_those_of_the_records() -> None:
     assert page(records, others) == (ROOT / "RESULTS.md").read_text()
 
 
-def test_the_pictures_of_the_results_are_there() -> None:
+def test_the_plots_of_the_results_exist() -> None:
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "RESULTS.md").read_text())
     assert shown
     assert all((ROOT / path).read_bytes().startswith(b"\x89PNG") for path in shown)

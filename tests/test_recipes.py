@@ -1,4 +1,4 @@
-"""What a recipe may ask for beside the reference one, on real shards."""
+"""Options beyond the reference recipe, on real shards."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def folder_of(out: Path, fold: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("words", [("--target", "diagnosis"), ("--optim.auxiliary_weight", "0.5")])
-def test_diagnoses_are_judged_one_by_one_and_melanoma_is_submitted(
+def test_each_diagnosis_has_an_auc_and_melanoma_is_submitted(
     words: tuple[str, ...], shard_folder: Path, tmp_path: Path
 ) -> None:
     train.main(tiny(shard_folder, tmp_path / "runs", "--epochs", "2", *words))
@@ -40,10 +40,10 @@ def test_diagnoses_are_judged_one_by_one_and_melanoma_is_submitted(
     last = epoch_lines(folder)[-1]
     shards = ShardSet(shard_folder)
     present = {CLASSES[number] for number in np.unique(shards.diagnosis[shards.fold_rows(0)])}
-    judged = {
+    evaluated = {
         name.removeprefix("auc_") for name, value in last.items() if name.startswith("auc_") and value is not None
     }
-    assert judged == present | {"2019", "2020"}
+    assert evaluated == present | {"2019", "2020"}
     oof = pd.read_parquet(folder / "oof.parquet")
     assert last["auc"] == pytest.approx(roc_auc_score(oof["target"], oof["pred_last"]))
     infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)])
@@ -51,23 +51,23 @@ def test_diagnoses_are_judged_one_by_one_and_melanoma_is_submitted(
 
 
 @pytest.mark.parametrize("year", ["2019", "2020"])
-def test_one_year_is_trained_on_and_both_are_judged(year: str, shard_folder: Path, tmp_path: Path) -> None:
+def test_one_year_is_trained_on_and_both_are_evaluated(year: str, shard_folder: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16, train_sources=year
     )
     with open_run(config, ALONE) as run:
         trained = torch.cat([batch.index[batch.valid] for batch in run.data.train_batches(run.state)])
-        judged = torch.cat([batch.index[batch.valid] for batch in run.data.fold_batches()])
+        evaluated = torch.cat([batch.index[batch.valid] for batch in run.data.fold_batches()])
         samples = run.data.samples
         source, target = samples.shards.source, samples.shards.target
         assert set(source[trained.numpy()]) == {int(year)}
-        assert set(source[judged.numpy()]) == {2019, 2020}
+        assert set(source[evaluated.numpy()]) == {2019, 2020}
         rows = np.flatnonzero((source == int(year)) & (samples.shards.fold > 0))
         assert sorted(trained.tolist()) == rows.tolist()
         assert samples.positive_weight == pytest.approx((target[rows] == 0).sum() / (target[rows] == 1).sum())
 
 
-def test_the_moving_average_is_what_is_judged_and_kept(shard_folder: Path, tmp_path: Path) -> None:
+def test_the_moving_average_is_evaluated_and_saved(shard_folder: Path, tmp_path: Path) -> None:
     train.main(tiny(shard_folder, tmp_path / "ema", "--epochs", "1", "--optim.ema", "0.9"))
     train.main(tiny(shard_folder, tmp_path / "plain", "--epochs", "1"))
     last, best = (load_checkpoint(folder_of(tmp_path / "ema") / name, CPU) for name in ("last.pt", "best.pt"))
@@ -78,7 +78,7 @@ def test_the_moving_average_is_what_is_judged_and_kept(shard_folder: Path, tmp_p
     assert not torch.allclose(best["model"][name], last["model"][name])
 
 
-def test_parts_of_a_batch_train_as_the_whole_where_no_statistics_are_cut(shard_folder: Path, tmp_path: Path) -> None:
+def test_parts_of_a_batch_train_like_the_whole_without_batch_statistics(shard_folder: Path, tmp_path: Path) -> None:
     words = ["--shards", str(shard_folder), "--backbone", "test_vit.r160_in1k", "--weights", "none", "--epochs", "1"]
     words += ["--model.inputs", "image", "--model.head_drop", "0", "--batch-size", "16"]
     states = []
@@ -89,9 +89,9 @@ def test_parts_of_a_batch_train_as_the_whole_where_no_statistics_are_cut(shard_f
         torch.testing.assert_close(states[1][name], value, atol=2e-4, rtol=0.0, msg=name)
 
 
-@pytest.mark.parametrize(("parts", "said"), [("3", "into equal parts"), ("16", "fewer than 2 in each")])
-def test_parts_that_do_not_fit_are_refused(parts: str, said: str, shard_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(("parts", "message"), [("3", "into equal parts"), ("16", "fewer than 2 per part")])
+def test_parts_that_do_not_fit_are_refused(parts: str, message: str, shard_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
         train.main(tiny(shard_folder, tmp_path, "--accumulate", parts))
 
 
@@ -100,10 +100,10 @@ def test_half_precision_trains_on_a_cpu_too(shard_folder: Path, tmp_path: Path) 
     assert np.isfinite(epoch_lines(folder_of(tmp_path))[0]["train_loss"])
 
 
-def test_the_named_figure_chooses_the_best_epoch(
+def test_the_monitored_metric_selects_the_best_epoch(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge(monkeypatch, "loss", [0.9, 0.5, 0.7, 0.6])
+    script_metric(monkeypatch, "loss", [0.9, 0.5, 0.7, 0.6])
     train.main(tiny(shard_folder, tmp_path, "--epochs", "4", "--monitor", "loss", "--patience", "2"))
     best = load_checkpoint(folder_of(tmp_path) / "best.pt", CPU)["best"]
     assert best == {"epoch": 1, "score": 0.5}
@@ -113,47 +113,47 @@ def test_the_named_figure_chooses_the_best_epoch(
 def test_early_stopping_ends_a_run_that_no_longer_improves(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge(monkeypatch, "auc", [0.6, 0.7, 0.65, 0.7, 0.9])
+    script_metric(monkeypatch, "auc", [0.6, 0.7, 0.65, 0.7, 0.9])
     train.main(tiny(shard_folder, tmp_path, "--epochs", "5", "--patience", "2"))
     assert [line["auc"] for line in epoch_lines(folder_of(tmp_path))] == [0.6, 0.7, 0.65, 0.7]
 
 
-def judge(monkeypatch: pytest.MonkeyPatch, name: str, figures: list[float]) -> None:
-    """Let each epoch's evaluation find the next of `figures` under `name`."""
-    whole, left = Run.validate, iter(figures)
+def script_metric(monkeypatch: pytest.MonkeyPatch, name: str, values: list[float]) -> None:
+    """Let each epoch's evaluation return the next of `values` as the metric `name`."""
+    original, left = Run.validate, iter(values)
 
     def scripted(run: Run) -> tuple[object, dict[str, float]]:
-        predictions, metrics = whole(run)
+        predictions, metrics = original(run)
         return predictions, {**metrics, name: next(left)}
 
     monkeypatch.setattr(Run, "validate", scripted)
 
 
-EACH_ITS_OWN = """
+RANKS_DISAGREE = """
 import sys
 sys.path.insert(0, {root!r})
 import train
 from configs.cli import run_command
 from engine.run import Run
 
-whole = Run.validate
+original = Run.validate
 
-def of_its_own_opinion(run):
-    predictions, metrics = whole(run)
+def disagreeing(run):
+    predictions, metrics = original(run)
     rising = run.state.epoch / 10  # the first rank sees no progress, the second one does
     return predictions, {{**metrics, "auc": 0.6 if run.ranks.first else 0.6 + rising}}
 
-Run.validate = of_its_own_opinion
+Run.validate = disagreeing
 run_command(train.main)
 """
 
 
 def test_early_stopping_is_decided_once_for_all_ranks(shard_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(EACH_ITS_OWN.format(root=str(ROOT)))
-    said = must_torchrun(2, str(script), *tiny(shard_folder, tmp_path, "--epochs", "9", "--patience", "2"))
+    script.write_text(RANKS_DISAGREE.format(root=str(ROOT)))
+    output = must_torchrun(2, str(script), *tiny(shard_folder, tmp_path, "--epochs", "9", "--patience", "2"))
     assert len(epoch_lines(folder_of(tmp_path))) == 3
-    assert "best auc 0.6000 in epoch 1" in said
+    assert "best auc 0.6000 in epoch 1" in output
 
 
 def test_a_grid_trains_what_is_left_and_ends_with_a_table(
@@ -164,8 +164,8 @@ def test_a_grid_trains_what_is_left_and_ends_with_a_table(
     train.main([*words, "--backbone", "tiny", "--fold", "1"])
     capsys.readouterr()
     train.main([*words, "--backbone", "tiny", "test_resnet.r160_in1k", "--fold", "all"])
-    said = capsys.readouterr().out
-    assert said.count("nothing to do") == 1
+    output = capsys.readouterr().out
+    assert output.count("nothing to do") == 1
     folders = {
         name: [tmp_path / name / f"fold{fold}" for fold in range(3)] for name in ("tiny", "test_resnet.r160_in1k")
     }
@@ -173,38 +173,38 @@ def test_a_grid_trains_what_is_left_and_ends_with_a_table(
         oof = pd.concat([pd.read_parquet(folder / "oof.parquet") for folder in members])
         assert len(oof) == 140
         mean = np.mean([epoch_lines(folder)[-1]["auc"] for folder in members])
-        assert f"{mean:.4f}" in said
-        assert f"{roc_auc_score(oof['target'], oof['pred_last']):.4f}" in said, name
+        assert f"{mean:.4f}" in output
+        assert f"{roc_auc_score(oof['target'], oof['pred_last']):.4f}" in output, name
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_the_end_of_the_memory_names_the_settings(error: Exception) -> None:
+def test_running_out_of_memory_names_the_settings(error: Exception) -> None:
     config = TrainConfig(backbone="tiny", accumulate=2, batch_size=64)
     with (
         pytest.raises(UserError, match=r"--accumulate 4 \(now 2; the global batch stays 64\)"),
         explained_memory(config, ALONE),
     ):
         raise error
-    with pytest.raises(RuntimeError, match="another matter"), explained_memory(config, ALONE):
-        raise RuntimeError("another matter")
+    with pytest.raises(RuntimeError, match="another error"), explained_memory(config, ALONE):
+        raise RuntimeError("another error")
 
 
-def test_a_memory_that_ends_in_a_step_is_explained_and_what_was_saved_goes_on(
+def test_running_out_of_memory_in_a_step_is_explained_and_the_checkpoint_continues(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Step.__call__
+    original = Step.__call__
 
-    def full(step: Step, batch: Batch) -> torch.Tensor:
+    def out_of_memory(step: Step, batch: Batch) -> torch.Tensor:
         if batch.step == 4:
             torch.empty(1 << 60)
-        return whole(step, batch)
+        return original(step, batch)
 
     words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "3", "--log-every", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(Step, "__call__", full)
-        with pytest.raises(UserError, match=r"out of memory with --backbone tiny; what was saved last is kept"):
+        patch.setattr(Step, "__call__", out_of_memory)
+        with pytest.raises(UserError, match=r"out of memory with --backbone tiny; earlier checkpoints are kept"):
             train.main(words)
     assert load_checkpoint(folder_of(tmp_path) / "last.pt", CPU)["step"] == 3
     train.main([*words, "--accumulate", "2"])
@@ -225,7 +225,9 @@ def test_inference_against_other_labels_or_another_meta_vector_is_refused(
         infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)])
 
 
-def test_a_member_of_other_settings_is_kept_and_resume_never_starts_it_anew(shard_folder: Path, tmp_path: Path) -> None:
+def test_a_member_of_other_settings_is_kept_and_resume_never_starts_from_scratch(
+    shard_folder: Path, tmp_path: Path
+) -> None:
     train.main(tiny(shard_folder, tmp_path, "--epochs", "1"))
     with pytest.raises(UserError, match=r"with target='melanoma', now it is 'diagnosis'.*--resume never"):
         train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--target", "diagnosis"))
@@ -233,9 +235,7 @@ def test_a_member_of_other_settings_is_kept_and_resume_never_starts_it_anew(shar
     assert load_checkpoint(folder_of(tmp_path) / "best.pt", CPU)["config"]["target"] == "diagnosis"
 
 
-def test_shared_batch_statistics_need_gpus_and_keep_what_timm_put_into_its_norms(
-    shard_folder: Path, tmp_path: Path
-) -> None:
+def test_sync_batchnorm_needs_gpus_and_keeps_the_activations_in_timms_norms(shard_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sync_batchnorm=True needs GPUs"):
         train.main(tiny(shard_folder, tmp_path, "--sync-batchnorm"))
     config = TrainConfig(backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16)

@@ -1,4 +1,4 @@
-"""Impossible to lose: killed, stopped, restarted, resumed on other ranks."""
+"""No run is lost: killed, stopped, restarted, resumed on another number of ranks."""
 
 import os
 import random
@@ -25,12 +25,12 @@ from engine.data import Data
 from engine.interrupt import Stopped
 from engine.run import Run
 
-# 6 steps an epoch; every step's loss is logged, last.pt is written within the epoch too; with a moving average.
+# 6 steps per epoch; every step's loss is logged, last.pt is also saved within the epoch; with a moving average.
 WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")
 
 
 def started(words: list[str]) -> subprocess.Popen[str]:
-    """train.py on one core, so that its sums have one order."""
+    """train.py on one core, so that its sums always have the same order."""
     command = [sys.executable, "-u", "train.py", *words]
     return subprocess.Popen(
         command,
@@ -38,18 +38,18 @@ def started(words: list[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=_alone_and_listening,
+        preexec_fn=_on_one_core_with_sigint,
     )
 
 
-def _alone_and_listening() -> None:
+def _on_one_core_with_sigint() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    # A shell that started these tests in the background made them, and with them the command, deaf to Ctrl-C.
+    # A shell that starts these tests in the background makes them, and so the command, ignore SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def signalled_after(process: subprocess.Popen[str], folder: Path, lines: int, number: signal.Signals) -> str:
-    """Send a signal once metrics.jsonl has grown by so many lines; returns what the process said."""
+    """Send a signal once metrics.jsonl has grown by `lines` lines; returns the process's output."""
     before = len(all_lines(folder)) if folder.is_dir() else 0
     for _ in range(6000):
         if (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) >= (
@@ -63,17 +63,17 @@ def signalled_after(process: subprocess.Popen[str], folder: Path, lines: int, nu
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
     process = started(tiny(shard_folder, out, *WORDS))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
     return out / "tiny" / "fold2"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_and_stopped_at_random_steps_it_ends_as_an_undisturbed_one(
-    seed: int, shard_folder: Path, tmp_path: Path, undisturbed: Path
+def test_a_run_killed_and_stopped_at_random_steps_ends_like_an_uninterrupted_one(
+    seed: int, shard_folder: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
     rng = random.Random(seed)
     words, folder = tiny(shard_folder, tmp_path, *WORDS), tmp_path / "tiny" / "fold2"
@@ -82,23 +82,23 @@ def test_killed_and_stopped_at_random_steps_it_ends_as_an_undisturbed_one(
     assert process.returncode == -signal.SIGKILL
     number = rng.choice([signal.SIGTERM, signal.SIGINT])
     process = started(words)
-    said = signalled_after(process, folder, rng.randrange(1, 7), number)
-    assert process.returncode == 0, said
-    stopped = re.search(rf"stopped by {number.name} after step (\d+) of 6 in epoch (\d+): \S+ is saved", said)
-    assert stopped, said
+    output = signalled_after(process, folder, rng.randrange(1, 7), number)
+    assert process.returncode == 0, output
+    stopped = re.search(rf"stopped by {number.name} after step (\d+) of 6 in epoch (\d+): \S+ is saved", output)
+    assert stopped, output
     saved = load_checkpoint(folder / "last.pt", torch.device("cpu"))
     assert (saved["step"], saved["epoch"] + 1) == tuple(int(word) for word in stopped.groups())
     process = started(words)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert f"continuing after step {stopped[1]} of epoch {stopped[2]}" in said
-    assert_same_run(undisturbed, folder)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert f"continuing after step {stopped[1]} of epoch {stopped[2]}" in output
+    assert_same_run(uninterrupted, folder)
 
 
 @pytest.fixture(scope="module")
-def unjudged(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unevaluated(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped between its only epoch's last step and its evaluation."""
-    out = tmp_path_factory.mktemp("unjudged")
+    out = tmp_path_factory.mktemp("unevaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Data, "fold_batches", _stopped)
         train.main(tiny(shard_folder, out, "--batch-size", "12", "--epochs", "1", "--fold", "1"))
@@ -111,12 +111,14 @@ def _stopped(*_: object) -> None:
     raise Stopped
 
 
-def test_one_two_and_three_ranks_judge_a_checkpoint_alike(unjudged: Path, shard_folder: Path, tmp_path: Path) -> None:
-    """An odd number of held-out samples: each counts once, and the figures agree."""
+def test_one_two_and_three_ranks_evaluate_a_checkpoint_alike(
+    unevaluated: Path, shard_folder: Path, tmp_path: Path
+) -> None:
+    """An odd number of held-out samples: each counts once, and the metrics agree."""
     found = {}
     for ranks in (1, 2, 3):
         out = tmp_path / str(ranks)
-        shutil.copytree(unjudged, out)
+        shutil.copytree(unevaluated, out)
         words = tiny(shard_folder, out, "--batch-size", "12", "--epochs", "1", "--fold", "1")
         if ranks == 1:
             train.main(words)
@@ -133,10 +135,10 @@ def test_one_two_and_three_ranks_judge_a_checkpoint_alike(unjudged: Path, shard_
             assert found[ranks][name] == pytest.approx(found[1][name], abs=1e-6), name
 
 
-def test_a_run_goes_on_with_other_ranks_on_the_same_batches(shard_folder: Path, tmp_path: Path) -> None:
-    """Two ranks up to the fifth step, then one: the losses are those of one rank all the way.
+def test_a_run_continues_on_other_ranks_with_the_same_batches(shard_folder: Path, tmp_path: Path) -> None:
+    """Two ranks up to the fifth step, then one: the losses are those of one rank from start to end.
 
-    Without batch statistics and dropout, so that the ranks can agree.
+    Without batch statistics and dropout, which differ by rank.
     """
     words = ["--shards", str(shard_folder), "--backbone", "test_vit.r160_in1k", "--weights", "none", "--fold", "0"]
     words += ["--model.inputs", "image", "--model.head_drop", "0", "--batch-size", "16", "--epochs", "1"]
@@ -144,10 +146,10 @@ def test_a_run_goes_on_with_other_ranks_on_the_same_batches(shard_folder: Path, 
     train.main([*words, "--out", str(tmp_path / "one")])
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=5, act="os.kill(os.getpid(), signal.SIGTERM)"))
-    said = must_torchrun(2, str(hook), *words, "--out", str(tmp_path / "mixed"))
-    stopped = re.search(r"stopped by another rank's signal after step (\d) of 6", said)
-    assert stopped, said
-    assert int(stopped[1]) in (5, 6)  # it is agreed a step later
+    output = must_torchrun(2, str(hook), *words, "--out", str(tmp_path / "mixed"))
+    stopped = re.search(r"stopped by another rank's signal after step (\d) of 6", output)
+    assert stopped, output
+    assert int(stopped[1]) in (5, 6)  # the ranks agree to stop one step later
     folders = [tmp_path / name / "test_vit.r160_in1k" / "fold0" for name in ("one", "mixed")]
     assert len(step_lines(folders[1])) == int(stopped[1])
     train.main([*words, "--out", str(tmp_path / "mixed")])
@@ -174,20 +176,20 @@ from configs.errors import UserError
 from engine.step import Step
 
 marker = Path(__file__).with_suffix(".done")
-whole = Step.__call__
+original = Step.__call__
 
 def call(step, batch):
     if step.rank == {rank} and batch.epoch == 0 and batch.step + 1 == {step} and not marker.exists():
         marker.touch()
         {act}
-    return whole(step, batch)
+    return original(step, batch)
 
 Step.__call__ = call
 run_command(train.main)
 """
 
 
-def test_a_killed_rank_ends_the_job_and_its_restart_goes_on(shard_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_job_and_its_restart_continues(shard_folder: Path, tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=6, act="os.kill(os.getpid(), signal.SIGKILL)"))
     words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "2", "--log-every", "1")
@@ -200,40 +202,42 @@ def test_a_killed_rank_ends_the_job_and_its_restart_goes_on(shard_folder: Path, 
 
 def test_the_error_of_one_rank_ends_all_of_them(shard_folder: Path, tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
-    hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=3, act="raise UserError('this rank has had enough')"))
+    hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=3, act="raise UserError('this rank fails')"))
     start = time.monotonic()
     done = torchrun(2, str(hook), *tiny(shard_folder, tmp_path, "--epochs", "50"))
     assert done.returncode == 1
     assert time.monotonic() - start < 60
-    assert done.stderr.count("error: this rank has had enough") == 1
+    assert done.stderr.count("error: this rank fails") == 1
     assert done.stderr.count("Traceback (most recent") == 1  # torchrun's own
 
 
 def test_inference_with_a_member_in_training_says_so(
-    unjudged: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unevaluated: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(unjudged, tmp_path / "runs")
+    shutil.copytree(unevaluated, tmp_path / "runs")
     train.main(tiny(shard_folder, tmp_path / "runs", "--batch-size", "12", "--epochs", "1", "--fold", "1"))
     words = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path / "out")]
     infer.main(words)
-    assert "has not ended" not in capsys.readouterr().out
+    assert "is not finished" not in capsys.readouterr().out
     (tmp_path / "runs" / "tiny" / "fold1" / "oof.parquet").unlink()
     infer.main(words)
-    assert "fold1/best.pt is the best so far of a member whose training has not ended" in capsys.readouterr().out
+    assert (
+        "fold1/best.pt is the best epoch so far of a member whose training is not finished" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("epochs", ["1", "2"])
-def test_best_is_made_from_last_where_the_run_ended_between_the_two(
+def test_best_is_rebuilt_from_last_if_the_run_ended_between_the_two(
     epochs: str, shard_folder: Path, tmp_path: Path
 ) -> None:
     """In the first epoch of two, and in the only one, after which the member counts as finished."""
     words, folder = tiny(shard_folder, tmp_path, "--epochs", epochs), tmp_path / "tiny" / "fold0"
 
-    def dies(*_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.run.save_best", dies)
+        patch.setattr("engine.run.save_best", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train.main(words)
     assert not (folder / "best.pt").exists()
@@ -250,13 +254,13 @@ def test_best_is_made_from_last_where_the_run_ended_between_the_two(
 def test_a_signal_after_the_last_batch_ends_a_grid(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = Run.write_results
+    original = Run.write_results
 
-    def interrupted(run: Run) -> None:
-        whole(run)
+    def signalled(run: Run) -> None:
+        original(run)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Run, "write_results", interrupted)
+    monkeypatch.setattr(Run, "write_results", signalled)
     train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "0", "1"))
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["fold0"]
     assert "stopped by SIGTERM" in capsys.readouterr().out
@@ -265,7 +269,7 @@ def test_a_signal_after_the_last_batch_ends_a_grid(
     assert "validation" in saved
 
 
-def test_started_anew_nothing_of_the_old_run_is_left(shard_folder: Path, tmp_path: Path) -> None:
+def test_starting_from_scratch_leaves_nothing_of_the_old_run(shard_folder: Path, tmp_path: Path) -> None:
     words, folder = tiny(shard_folder, tmp_path, "--epochs", "1"), tmp_path / "tiny" / "fold0"
     train.main(words)
     old = pd.read_parquet(folder / "oof.parquet")
@@ -276,7 +280,7 @@ def test_started_anew_nothing_of_the_old_run_is_left(shard_folder: Path, tmp_pat
     np.testing.assert_array_equal(new["pred_last"], last["validation"].numpy())
 
 
-def test_the_history_survives_a_disk_that_is_full_at_the_restart(
+def test_the_metrics_survive_a_full_disk_at_the_restart(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words, folder = tiny(shard_folder, tmp_path, "--epochs", "1", "--log-every", "1"), tmp_path / "tiny" / "fold0"
@@ -284,7 +288,7 @@ def test_the_history_survives_a_disk_that_is_full_at_the_restart(
     train.main(words)
     before = (folder / "metrics.jsonl").read_text()
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 0, "step": 99}\n')  # of steps that were lost: the restart drops it
+        file.write('{"epoch": 0, "step": 99}\n')  # of a step after the last checkpoint: the restart drops it
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
     try:
@@ -311,9 +315,9 @@ def test_a_run_that_ended_before_its_results_were_written_writes_them(
 
 @pytest.mark.parametrize("name", ["labels_sha256", "meta_sha256"])
 def test_other_labels_or_another_meta_vector_are_refused_with_both_hashes(
-    name: str, unjudged: Path, shard_folder: Path, tmp_path: Path
+    name: str, unevaluated: Path, shard_folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(unjudged, tmp_path / "runs")
+    shutil.copytree(unevaluated, tmp_path / "runs")
     path = tmp_path / "runs" / "tiny" / "fold1" / "last.pt"
     saved = load_checkpoint(path, torch.device("cpu"))
     now = saved["facts"][name]

@@ -93,7 +93,7 @@ def test_two_ranks_predict_what_one_predicts(runs: Path, shard_folder: Path, tmp
         np.testing.assert_allclose(one["target"], two["target"], atol=1e-6)
 
 
-def test_two_ranks_leave_the_model_they_were_judged_by(runs: Path, shard_folder: Path) -> None:
+def test_two_ranks_save_the_model_that_they_evaluated(runs: Path, shard_folder: Path) -> None:
     """The saved network, alone, predicts what both ranks together predicted for the held-out fold."""
     member = load_member(runs / "tiny" / "fold0" / "best.pt", runs, torch.device("cpu"))
     shards = ShardSet(shard_folder)
@@ -105,14 +105,14 @@ def test_two_ranks_leave_the_model_they_were_judged_by(runs: Path, shard_folder:
     np.testing.assert_allclose(torch.sigmoid(logits[:, 0]).numpy(), oof["pred_best"], atol=0.01)
 
 
-def test_a_loss_that_is_no_number_ends_with_the_remedy(shard_folder: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_with_the_remedy(shard_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny" / "fold0"
     words = tiny(shard_folder, tmp_path, "--optim.lr", "1e30", "--optim.warmup_epochs", "0", "--save-every", "1")
-    said = r"the loss is (nan|inf) at step (\d) of epoch 1, learning rate \S+, batch of the samples \d+, .*"
-    with pytest.raises(UserError, match=said + r"lower --optim\.lr \(now 1e\+30\)") as raised:
+    message = r"the loss is (nan|inf) at step (\d) of epoch 1, learning rate \S+, samples \d+, .*"
+    with pytest.raises(UserError, match=message + r"lower --optim\.lr \(now 1e\+30\)") as raised:
         train.main(words)
     facts = json.loads((folder / "nonfinite.json").read_text())
-    step = int(re.search(said, str(raised.value))[2])  # type: ignore[index]
+    step = int(re.search(message, str(raised.value))[2])  # type: ignore[index]
     assert facts["step"] + 1 == step > 1
     order = permutation(93, 0, 0)[16 * (step - 1) : 16 * step]
     shards = ShardSet(shard_folder)
@@ -130,7 +130,7 @@ def test_a_fold_without_melanoma_is_refused(tmp_path: Path) -> None:
     build(PrepConfig(isic2020=str(folder), out=str(tmp_path / "set"), size=32, folds=4, workers=1))
     shards = ShardSet(tmp_path / "set")
     empty = next(fold for fold in range(4) if not shards.target[shards.fold_rows(fold)].any())
-    with pytest.raises(UserError, match=f"the held-out rows of fold {empty} hold 0 melanomas"):
+    with pytest.raises(UserError, match=f"the held-out rows of fold {empty} contain 0 melanomas"):
         train.main(tiny(tmp_path / "set", tmp_path / "out", "--fold", str(empty)))
 
 
@@ -142,7 +142,7 @@ def test_on_a_terminal_a_live_line_shows_speed_loss_auc_and_wait(shard_folder: P
     process = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=environment, stdout=screen)
     os.close(screen)
     shown = b""
-    with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal closes
+    with contextlib.suppress(OSError):  # what Linux raises when the other end of a terminal closes
         while part := os.read(terminal, 4096):
             shown += part
     os.close(terminal)
@@ -167,8 +167,8 @@ def test_a_member_with_other_settings_is_not_overwritten(
         train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3", f"--{option}", now))
 
 
-def spoil(shards: Path, out: Path, split: str) -> str:
-    """A copy of a shard set with one damaged sample, of the test split or held out in fold 0; returns its key."""
+def corrupted_copy(shards: Path, out: Path, split: str) -> str:
+    """A copy of a shard set with one corrupt sample, of the test split or held out in fold 0; returns its key."""
     shutil.copytree(shards, out)
     rows = pd.read_parquet(out / "samples.parquet")
     row = rows[(rows["split"] == split) & (rows["fold"] == (0 if split == "train" else -1))].iloc[1]
@@ -179,11 +179,11 @@ def spoil(shards: Path, out: Path, split: str) -> str:
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_a_damaged_sample_ends_training_or_is_left_out(
+def test_a_corrupt_sample_ends_training_or_is_left_out(
     cache: str, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = spoil(shard_folder, tmp_path / "spoilt", "train")
-    words = tiny(tmp_path / "spoilt", tmp_path / "runs", "--epochs", "2", "--loader.cache", cache)
+    key = corrupted_copy(shard_folder, tmp_path / "corrupt", "train")
+    words = tiny(tmp_path / "corrupt", tmp_path / "runs", "--epochs", "2", "--loader.cache", cache)
     with pytest.raises(UserError, match=f"sample {key} at byte .* is corrupt"):
         train.main(words)
     train.main([*words, "--loader.on-bad", "substitute"])
@@ -195,16 +195,16 @@ def test_a_damaged_sample_ends_training_or_is_left_out(
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["damaged"] == 1
     assert last["wait_ms_p50"] <= last["wait_ms_p99"]
-    said = capsys.readouterr().out
-    assert re.search(r"data (kept up|bounds this run): \d+% of the time went into waiting", said)
-    assert ("loader.cache=ram: 140 images" in said) == (cache == "ram")
+    output = capsys.readouterr().out
+    assert re.search(r"data (kept up|bounds this run): \d+% of the time went into waiting", output)
+    assert ("loader.cache=ram: 140 images" in output) == (cache == "ram")
 
 
-def test_a_damaged_test_image_is_left_out_and_said(
+def test_a_corrupt_test_image_is_left_out_and_reported(
     runs: Path, shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = spoil(shard_folder, tmp_path / "spoilt", "test")
-    words = ["--runs", str(runs), "--shards", str(tmp_path / "spoilt"), "--out", str(tmp_path / "out")]
+    key = corrupted_copy(shard_folder, tmp_path / "corrupt", "test")
+    words = ["--runs", str(runs), "--shards", str(tmp_path / "corrupt"), "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match=f"sample {key} at byte .* is corrupt"):
         infer.main(words)
     infer.main([*words, "--ensemble", "--loader.on-bad", "substitute"])
@@ -238,8 +238,8 @@ def test_each_backbone_trains_two_steps_and_infers_on_eight_images(backbone: str
 @pytest.mark.parametrize("kind", ["image", "meta"])
 def test_the_ablations_train_and_infer(kind: str, eight: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        if kind == "meta":  # it does not even read the pictures
-            patch.setattr(ShardSet, "jpegs", lambda *_: pytest.fail("a picture was read"))
+        if kind == "meta":  # it must not read any image
+            patch.setattr(ShardSet, "jpegs", lambda *_: pytest.fail("an image was read"))
         train.main(tiny(eight, tmp_path / "runs", "--model.inputs", kind, "--epochs", "1", "--model.meta", "reference"))
     infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(eight), "--out", str(tmp_path)])
     assert len(pd.read_csv(tmp_path / "submission_tiny_fold0.csv")) == 8
@@ -248,11 +248,11 @@ def test_the_ablations_train_and_infer(kind: str, eight: Path, tmp_path: Path) -
 def test_a_member_of_another_image_size_is_refused(runs: Path, downloads: tuple[Path, Path], tmp_path: Path) -> None:
     isic2020, isic2019 = map(str, downloads)
     build(PrepConfig(isic2020=isic2020, isic2019=isic2019, out=str(tmp_path / "set"), size=32, folds=3, workers=1))
-    with pytest.raises(UserError, match=r"trained at 64 px, but .* 32 px: pass the --shards made with --size 64"):
+    with pytest.raises(UserError, match=r"trained at 64 px, but .* 32 px: pass a shard set built with --size 64"):
         infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
 
 
-def test_no_member_and_no_test_rows_are_said(
+def test_no_member_and_no_test_rows_are_reported(
     runs: Path, shard_folder: Path, downloads: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="no trained member"):
@@ -262,7 +262,7 @@ def test_no_member_and_no_test_rows_are_said(
         infer.main(["--runs", str(runs), "--shards", str(tmp_path / "set"), "--out", str(tmp_path)])
 
 
-def test_an_outside_set_gets_files_of_its_own_and_an_unsafe_set_is_said(
+def test_an_outside_set_gets_its_own_files_and_an_unsafe_set_is_reported(
     downloads: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(4):
@@ -303,10 +303,10 @@ def test_a_gpu_trains_resumes_and_infers(
     placement: str, more: tuple[str, ...], shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = tiny(shard_folder, tmp_path / "runs", "--epochs", "2", "--device", "cuda", "--loader.placement", placement)
-    whole = Data.train_batches
+    original = Data.train_batches
 
     def stopped_within_the_second(data: Data, state: RunState) -> Iterator[Batch]:
-        for batch in whole(data, state):
+        for batch in original(data, state):
             if state.epoch == 1 and state.step == 3:
                 raise Stopped
             yield batch
@@ -315,9 +315,9 @@ def test_a_gpu_trains_resumes_and_infers(
         patch.setattr(Data, "train_batches", stopped_within_the_second)
         train.main([*words, *more])
     train.main([*words, *more])
-    said = capsys.readouterr().out
-    assert "continuing after step 3 of epoch 2" in said
-    assert "continuing without" not in said
+    output = capsys.readouterr().out
+    assert "continuing after step 3 of epoch 2" in output
+    assert "continuing without" not in output
     places = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)]
     infer.main([*places, "--device", "cuda", "--loader.placement", placement])
     assert pd.read_csv(tmp_path / "submission_tiny_fold0.csv")["target"].between(0, 1).all()

@@ -24,7 +24,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_nothing_else(tmp_path: 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow beyond it: writes fail half-way
     try:
-        with pytest.raises(UserError, match=r"last\.pt could not be written: .*; the one written before is kept"):
+        with pytest.raises(UserError, match=r"last\.pt could not be written: .*; the previous one is kept"):
             save_checkpoint({"epoch": 2, "model": torch.zeros(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -44,7 +44,7 @@ class Trap:
     """Something that must not be unpickled."""
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+def test_loading_a_checkpoint_executes_no_code(tmp_path: Path) -> None:
     torch.save({"format": FORMAT, "model": Trap()}, tmp_path / "best.pt")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / "best.pt", CPU)

@@ -13,7 +13,7 @@ ONE_LOGIT = Objective(target="melanoma", auxiliary_weight=0.0, classes=9, melano
 
 
 class Corner(torch.nn.Module):
-    """The logit is the upper left pixel's red: it tells the views apart."""
+    """The logit is the red of the top left pixel, which differs between views."""
 
     def forward(self, image: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         return image[:, 0, 0, :1].float() / 100
@@ -35,7 +35,7 @@ def batch(index: list[int], valid: list[bool]) -> Batch:
     )
 
 
-def test_padding_is_left_out_and_rows_come_sorted() -> None:
+def test_padding_is_left_out_and_rows_are_sorted() -> None:
     batches = [batch([4, 1], [True, True]), batch([3, 4], [True, False])]
     with joined_ranks("cpu") as ranks:
         predictions = predict(Corner(), ONE_LOGIT, batches, ranks, autocast=nullcontext)

@@ -1,4 +1,4 @@
-"""Signals: the step is finished, and where it ends is agreed."""
+"""Signals: the current step is finished before the stream ends."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def signalled(stop: StopRequest, steps: int, at: int, number: signal.Signals, se
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_stream_after_the_step_it_met(number: signal.Signals) -> None:
+def test_a_signal_ends_the_stream_after_the_current_step(number: signal.Signals) -> None:
     seen: list[int] = []
     before = signal.getsignal(number)
     with joined_ranks("cpu") as ranks, StopRequest(ranks) as stop:
@@ -31,12 +31,12 @@ def test_a_signal_ends_the_stream_after_the_step_it_met(number: signal.Signals) 
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_in_the_last_step_is_heard() -> None:
+def test_a_signal_in_the_last_step_is_noticed() -> None:
     with joined_ranks("cpu") as ranks, StopRequest(ranks) as stop, pytest.raises(Stopped):
         signalled(stop, 3, 2, signal.SIGTERM, [])
 
 
-def test_undisturbed_the_stream_is_as_it_was() -> None:
+def test_without_a_signal_the_stream_is_unchanged() -> None:
     with joined_ranks("cpu") as ranks, StopRequest(ranks) as stop:
         assert list(stop.over(range(5))) == [0, 1, 2, 3, 4]
 
@@ -47,12 +47,12 @@ def test_the_same_signal_at_once_counts_once_and_a_later_one_ends_the_process() 
         "from engine.distributed import joined_ranks\n"
         "from engine.interrupt import StopRequest\n"
         "with joined_ranks('cpu') as ranks, StopRequest(ranks):\n"
-        "    print('here', flush=True)\n"
+        "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "here\n"
+    assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     time.sleep(1.2)

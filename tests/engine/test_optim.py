@@ -24,7 +24,7 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
 
 
-def test_the_schedule_warms_up_in_a_line_and_falls_as_a_cosine() -> None:
+def test_the_schedule_is_a_linear_warm_up_then_a_cosine() -> None:
     factors = [learning_rate_factor(step, warmup_steps=10, total_steps=110) for step in range(111)]
     assert factors[0] == pytest.approx(1 / 11)
     assert factors[9] == pytest.approx(10 / 11)
@@ -48,7 +48,7 @@ def test_the_rate_of_a_run_is_that_of_its_step() -> None:
     assert rates == pytest.approx([2e-4 / 101, 2e-4 * 100 / 101, 2e-4, 1e-4, 0.0])
 
 
-def test_a_new_rate_reaches_every_group() -> None:
+def test_set_learning_rate_sets_every_group() -> None:
     optimizer = create_optimizer(torch.nn.Linear(2, 2), OptimConfig())
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
@@ -73,7 +73,7 @@ def test_the_moving_average_follows_the_formula_and_copies_counts() -> None:
 
 
 def test_moments_follow_the_layout_of_their_parameters() -> None:
-    """A resume in another memory format is the same optimiser; fused steps walk through memory."""
+    """An optimiser resumed in another memory format takes the same steps; fused ones ignore strides."""
     torch.manual_seed(0)
     first = torch.nn.Conv2d(4, 8, 3)
     second = copy.deepcopy(first)

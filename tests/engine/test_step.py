@@ -1,4 +1,4 @@
-"""One batch's gradients, whichever way they are made."""
+"""The gradients of one batch, in every way to compute them."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -55,7 +55,7 @@ def assert_the_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], 
 
 def test_parts_add_up_to_the_whole_batch() -> None:
     model, step = network("cpu")
-    model.eval()  # batch norms by their running statistics, which no cutting changes
+    model.eval()  # with running statistics, which splitting does not change
     whole = step(batch("cpu"))
     expected = gradients(model)
     parts = replace(step, parts=3)(batch("cpu"))
@@ -89,7 +89,7 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
         compiled = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
     assert compiled.compiled
     assert not compiled.remarks
-    for name, value in model.state_dict().items():  # trying it out left no trace
+    for name, value in model.state_dict().items():  # the trial step left no trace
         assert torch.equal(value, before[name]), name
     assert not gradients(model)
     loss = compiled.gradients(batch("cpu"))
@@ -99,7 +99,7 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     assert_the_same(gradients(model), found, 1e-4)
 
 
-def test_without_a_compiler_training_goes_on_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_training_continues_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     model, step = network("cpu", inputs="image")  # not compiled before in this process
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
@@ -165,7 +165,7 @@ def test_dropout_in_a_graph_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
-def test_half_precision_comes_close_to_single(precision: str) -> None:
+def test_half_precision_is_close_to_single(precision: str) -> None:
     model, step = network("cuda")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     loss = step(batch("cuda"))
@@ -176,8 +176,8 @@ def test_half_precision_comes_close_to_single(precision: str) -> None:
     torch.testing.assert_close(half, loss, atol=0.05, rtol=0.05)
 
 
-class Looking(torch.nn.Module):
-    """Waits for the device within the forward pass, which no capture allows."""
+class Synchronising(torch.nn.Module):
+    """Waits for the device within the forward pass, which a capture does not allow."""
 
     def __init__(self, model: FusionModel) -> None:
         super().__init__()
@@ -190,10 +190,10 @@ class Looking(torch.nn.Module):
 
 
 @pytest.mark.gpu
-def test_a_step_that_cannot_be_captured_goes_on_eagerly() -> None:
+def test_a_step_that_cannot_be_captured_runs_eagerly() -> None:
     model, step = network("cuda")
     model.head.drop = 0.5
-    step = replace(step, network=Looking(model))
+    step = replace(step, network=Synchronising(model))
     graphed, remark = _captured(step, model, batch("cuda"))
     assert "continuing without it, because capturing failed" in remark
     assert graphed(batch("cuda")).isfinite()

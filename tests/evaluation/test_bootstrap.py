@@ -12,7 +12,7 @@ def case(samples: int = 400, seeds: int = 3, gap: float = 0.0) -> tuple[np.ndarr
     return target, a + gap * target, b, np.arange(samples) // 2
 
 
-def test_the_weighted_area_is_that_of_scikit_learn_ties_included() -> None:
+def test_the_weighted_auc_is_that_of_scikit_learn_with_ties() -> None:
     target, a, _, _ = case()
     weight = np.random.default_rng(1).integers(0, 4, len(target)).astype(float)
     score = np.round(a[0], 1)
@@ -21,7 +21,7 @@ def test_the_weighted_area_is_that_of_scikit_learn_ties_included() -> None:
     assert ranked.draw(weight, np.random.default_rng(0)) == pytest.approx(expected)
 
 
-def test_the_value_is_the_difference_of_mean_areas() -> None:
+def test_the_value_is_the_difference_of_mean_aucs() -> None:
     target, a, b, group = case(gap=0.5)
     expected = np.mean([roc_auc_score(target, row) for row in a]) - np.mean([roc_auc_score(target, row) for row in b])
     found = auc_difference_over_seeds(target, a, b, group, draws=200)
@@ -29,7 +29,7 @@ def test_the_value_is_the_difference_of_mean_areas() -> None:
     assert 0 < found.low < found.value < found.high
 
 
-def test_equal_systems_are_not_told_apart() -> None:
+def test_the_interval_of_equal_systems_includes_zero() -> None:
     target, a, b, group = case()
     found = auc_difference_over_seeds(target, a, b, group, draws=200)
     assert found.low < 0 < found.high

@@ -59,7 +59,7 @@ def test_auc_equals_sklearn(columns: Floats) -> None:
 
 
 @given(COLUMNS)
-def test_auc_sees_the_order_only_and_turns_with_it(columns: Floats) -> None:
+def test_auc_depends_on_the_order_only_and_is_reversed_with_it(columns: Floats) -> None:
     target, score, _ = columns
     assert auc(target, np.exp(score)) == auc(target, score)
     assert auc(target, -score) == pytest.approx(1 - auc(target, score))
@@ -98,7 +98,7 @@ def test_intervals_agree_with_the_bootstrap() -> None:
         assert (estimate.high - estimate.low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.1)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_interval_covers_the_truth_at_its_nominal_level() -> None:
     truth = NormalDist().cdf(0.5)  # a positive is N(1, 2), a negative N(0, 2), in means and variances
     covered = 0
     for seed in range(400):
@@ -142,8 +142,8 @@ def test_a_single_positive_gives_a_value_without_bounds() -> None:
 def test_source_aucs_are_within_and_over_the_sources(numeric: bool) -> None:
     target, a, _ = simulated()
     year = np.where(np.arange(len(target)) % 2 == 0, 2019, 2020)
-    figures = source_aucs(target, a, year if numeric else year.astype(str))
-    assert figures == pytest.approx(
+    found = source_aucs(target, a, year if numeric else year.astype(str))
+    assert found == pytest.approx(
         {
             "merged": roc_auc_score(target, a),
             "2019": roc_auc_score(target[::2], a[::2]),
@@ -158,14 +158,14 @@ def test_an_absent_source_is_nan_and_an_unknown_one_is_refused() -> None:
         source_aucs([0, 1], [0.1, 0.2], [2018, 2020])
 
 
-def test_threshold_itself_counts_as_suspect() -> None:
+def test_a_score_at_the_threshold_counts_as_positive() -> None:
     target, probability = [1, 1, 0, 0, 0], [0.5, 0.4, 0.5, 0.49, 0.1]
     assert sensitivity(target, probability, 0.5) == 0.5
     assert specificity(target, probability, 0.5) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
-    ("target", "score", "complaint"),
+    ("target", "score", "message"),
     [
         ([0, 1], [0.1, 0.2, 0.3], "score has 3 values, target 2"),
         ([0, 1], [0.1, math.nan], "score holds NaN, first at row 1"),
@@ -174,8 +174,8 @@ def test_threshold_itself_counts_as_suspect() -> None:
         ([0, 1], [[0.1, 0.2]], "score has shape"),
     ],
 )
-def test_bad_input_is_named(target: list[float], score: list[float], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_bad_input_is_named(target: list[float], score: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         auc(target, score)
 
 
@@ -189,7 +189,7 @@ def test_mean_probability_averages_over_members() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "complaint"),
+    ("members", "message"),
     [
         ([0.1, 0.2], "members has shape"),
         (np.empty((0, 3)), "members has shape"),
@@ -197,8 +197,8 @@ def test_mean_probability_averages_over_members() -> None:
         ([[0.1, 1.2]], "outside 0 to 1"),
     ],
 )
-def test_bad_members_are_named(members: list[list[float]], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_bad_members_are_named(members: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         mean_probability(members)
 
 

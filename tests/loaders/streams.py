@@ -1,4 +1,4 @@
-"""Streams of the small shard set, as the tests of the loaders want them."""
+"""Streams of the small shard set, for the tests of the loaders."""
 
 import hashlib
 import time
@@ -59,7 +59,7 @@ def stream(
     device: torch.device = CPU,
     pause: float = 0.0,
 ) -> Iterator[Batch]:
-    """The same batches, copied out of the loader's buffers `pause` seconds after they came."""
+    """The same batches, copied out of the loader's buffers `pause` seconds after they arrive."""
     with Loader(config, shards, shards.train_rows(0), device, threads=2) as loader:
         for batch in train_batches(loader, shards, epochs, first_step, rank, world):
             time.sleep(pause)

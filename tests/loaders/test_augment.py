@@ -26,13 +26,13 @@ def draw(config: AugmentConfig, index: np.ndarray = MANY, size: int = 64, epoch:
     return draw_params(config, seed=1, epoch=epoch, index=index, size=size)
 
 
-def picture(size: int = 32) -> np.ndarray:
+def gradient(size: int = 32) -> np.ndarray:
     y, x = np.mgrid[0:size, 0:size]
     return np.stack([x * 7 % 256, y * 5 % 256, (x + 2 * y) % 256], axis=2).astype(np.uint8)
 
 
 def shown(pixels: np.ndarray, params: AugmentParams, place: int) -> np.ndarray:
-    """What the CPU path makes of a picture by the parameters at one place."""
+    """The image that the CPU path renders with the parameters at `place`."""
     (change,) = changes(params, range(place, place + 1), len(pixels))
     out = np.empty_like(pixels)
     load(pixels, change, out)
@@ -46,13 +46,13 @@ def test_parameters_do_not_depend_on_the_batch_they_are_drawn_in() -> None:
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[[19_999, 7]])
 
 
-def test_another_epoch_draws_anew() -> None:
+def test_another_epoch_draws_other_parameters() -> None:
     assert (draw(CONFIG).affine == draw(CONFIG, epoch=1).affine).all(axis=(1, 2)).mean() < 0.2
 
 
-def test_with_everything_off_nothing_happens() -> None:
+def test_with_everything_off_images_are_unchanged() -> None:
     params = draw(OFF, np.arange(4))
-    np.testing.assert_array_equal(shown(picture(64), params, 0), picture(64))
+    np.testing.assert_array_equal(shown(gradient(64), params, 0), gradient(64))
     assert not params.hide_meta.any()
 
 
@@ -68,7 +68,7 @@ def test_with_everything_off_nothing_happens() -> None:
         ("vflip", lambda params: params.symmetry == 2),
     ],
 )
-def test_each_probability_is_kept(field: str, happened: object) -> None:
+def test_each_change_has_its_probability(field: str, happened: object) -> None:
     share = happened(draw(replace(OFF, **{field: 0.3}))).mean()  # type: ignore[operator]
     assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(MANY))
 
@@ -83,14 +83,14 @@ def test_a_flip_by_copy_is_the_flip_by_its_matrix(turned: float) -> None:
     params = draw(replace(OFF, hflip=0.5, vflip=0.5, quarter_turn=turned), np.arange(40))
     warped = replace(params, symmetry=np.full(40, -1, dtype=np.int8))
     for place in range(40):
-        np.testing.assert_array_equal(shown(picture(), params, place), shown(picture(), warped, place))
+        np.testing.assert_array_equal(shown(gradient(), params, place), shown(gradient(), warped, place))
     assert len(set(params.symmetry.tolist())) >= 4
 
 
 def test_quarter_turns_are_numpys_rotations() -> None:
     params = draw(replace(OFF, quarter_turn=1.0), np.arange(60))
-    made = {shown(picture(), params, place).tobytes() for place in range(60)}
-    assert made == {np.rot90(picture(), turns).tobytes() for turns in range(4)}
+    made = {shown(gradient(), params, place).tobytes() for place in range(60)}
+    assert made == {np.rot90(gradient(), turns).tobytes() for turns in range(4)}
 
 
 def test_the_warp_stays_within_its_ranges_and_reaches_them() -> None:
@@ -107,7 +107,7 @@ def test_the_warp_stays_within_its_ranges_and_reaches_them() -> None:
         assert abs((values - middle).mean()) < limit * 0.03
 
 
-def test_grey_stays_grey_under_hue_and_saturation_and_white_light_under_brightness() -> None:
+def test_hue_and_saturation_keep_grey_and_brightness_shifts_all_channels_alike() -> None:
     colour = draw(replace(OFF, hue_saturation_value=1.0, value=0.0)).colour.astype(np.float64)
     grey = colour @ np.array([100.0, 100.0, 100.0, 1.0])
     np.testing.assert_allclose(grey, 100.0, atol=0.15)
@@ -148,7 +148,7 @@ def test_brightness_and_contrast_are_uniform_over_their_ranges(field: str, limit
 
 
 def test_hue_turns_and_saturation_stretches_the_chroma_and_value_lifts_all_channels() -> None:
-    """In the plane of a luma-preserving rotation; angle and length of where a pure red's chroma goes."""
+    """In YIQ: pure red keeps its luma; the angle and length of its chroma change."""
     yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     config = replace(OFF, hue_saturation_value=1.0)
     colour = draw(config).colour.astype(np.float64)
@@ -173,14 +173,14 @@ def test_the_number_of_holes_is_uniform_and_their_edges_are_within_half_and_all_
         assert_uniform(((boxes[..., axis + 2] + boxes[..., axis]) / 2)[filled] - 500, 500, slack=0.03)
 
 
-def test_draws_of_one_sample_of_neighbours_and_of_epochs_are_unrelated() -> None:
+def test_draws_of_one_sample_of_neighbours_and_of_epochs_are_uncorrelated() -> None:
     config = replace(OFF, shift_scale_rotate=1.0, hue_saturation_value=1.0, brightness_contrast=1.0)
     one, other = draw(config), draw(config, epoch=1)
     angle, later = (np.arctan2(params.affine[:, 0, 1], params.affine[:, 0, 0]) for params in (one, other))
     columns = [angle, one.affine[:, 0, 2], one.affine[:, 1, 2], one.colour[:, 0, 3], np.roll(angle, 1), later]
-    unrelated = np.corrcoef(columns) - np.eye(len(columns))
-    # Shift and angle are turned into one another by the matrix, without a correlation on average.
-    assert np.abs(unrelated).max() < 5 / np.sqrt(len(MANY))
+    correlation = np.corrcoef(columns) - np.eye(len(columns))
+    # The matrix mixes shift and angle, but without a correlation on average.
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(MANY))
 
 
 def assert_uniform(values: np.ndarray, limit: float, slack: float = 0.002) -> None:

@@ -17,7 +17,7 @@ from loaders.shards import ShardSet
 RAM = LoaderConfig(cache="ram")
 
 
-def test_pictures_are_found_by_their_samples_numbers(shard_folder: Path) -> None:
+def test_images_are_found_by_row_number(shard_folder: Path) -> None:
     shards, rows = ShardSet(shard_folder), np.array([90, 7, 55, 7])
     with Loader(RAM, shards, rows, CPU, threads=1) as loader:
         assert "3 images" in loader.remarks[0]
@@ -34,12 +34,14 @@ def test_a_set_that_does_not_fit_is_refused_with_the_sizes(shard_folder: Path, m
     monkeypatch.setattr(cache, "available_memory", lambda: 4_000_000)
     shards = ShardSet(shard_folder)
     with Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=1):
-        pass  # 140 x 64 x 64 x 3 bytes are 1.7 MB of the 3.2 that may be used
-    with pytest.raises(UserError, match=r"needs 0\.0 GB for 140 images on each of 2 ranks, and 80% of the 0\.0 GB"):
+        pass  # 140 x 64 x 64 x 3 bytes are 1.7 MB, of 3.2 MB that may be used
+    with pytest.raises(
+        UserError, match=r"0\.0 GB for 140 images on each of 2 ranks, but may use only 80% of the 0\.0 GB"
+    ):
         Loader(RAM, shards, np.arange(140), CPU, threads=1, ranks_here=2)
 
 
-def test_the_memory_that_is_free_is_a_part_of_the_machines() -> None:
+def test_available_memory_is_of_a_plausible_size() -> None:
     assert 2**28 < available_memory() < 2**50
 
 
@@ -65,7 +67,7 @@ def test_the_tightest_control_group_above_this_process_bounds_it(tmp_path: Path)
         f"{top}/slurm/memory.stat": "file 1\n",
     }
     root = written(tmp_path, {**MEMINFO, **files})
-    # What is left of the limit, and the page cache, which can be freed, without what lies in /dev/shm.
+    # What is left of the limit, and the page cache, which can be freed, except for /dev/shm.
     assert available_memory(root) == 9_000_000 - 5_000_000 + 2_000_000
 
 

@@ -36,7 +36,7 @@ def test_seed_stream_and_epoch_each_change_every_draw(other: tuple[int, int, int
     assert not (random_words(7, 2, 3, index, 2) == random_words(*other, index, 2)).any()
 
 
-def test_indices_beyond_32_bits_are_told_apart() -> None:
+def test_indices_beyond_32_bits_give_different_words() -> None:
     index = np.array([5, 5 + (1 << 32), 5 + (1 << 33)])
     assert len(np.unique(random_words(0, 0, 0, index, 1)[:, 0])) == 3
 

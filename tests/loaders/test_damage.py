@@ -1,4 +1,4 @@
-"""Samples whose bytes are not those that prep wrote."""
+"""Corrupt samples, whose bytes are not those that prep wrote."""
 
 import logging
 import shutil
@@ -24,9 +24,9 @@ def bad(shards: ShardSet) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def damaged(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+def corrupt(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """The small shard set with one bit flipped in each of three training samples."""
-    folder = tmp_path_factory.mktemp("damaged") / "set"
+    folder = tmp_path_factory.mktemp("corrupt") / "set"
     shutil.copytree(shard_folder, folder)
     shards = ShardSet(folder)
     for index in bad(shards):
@@ -50,60 +50,60 @@ def evaluated(shards: ShardSet, config: LoaderConfig, rows: np.ndarray) -> list[
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_by_default_the_first_one_ends_the_run_and_is_named(damaged: ShardSet, tier: str) -> None:
-    rows, first = damaged.train_rows(0)[:16], bad(damaged)[0]
-    offset, shard = int(damaged._offset[first]), damaged._files[damaged._file[first]]
-    with pytest.raises(UserError, match=rf"{shard}: sample {damaged.key[first]} at byte {offset} is corrupt"):
-        evaluated(damaged, TIERS[tier], rows)
+def test_by_default_the_first_one_ends_the_run_and_is_named(corrupt: ShardSet, tier: str) -> None:
+    rows, first = corrupt.train_rows(0)[:16], bad(corrupt)[0]
+    offset, shard = int(corrupt._offset[first]), corrupt._files[corrupt._file[first]]
+    with pytest.raises(UserError, match=rf"{shard}: sample {corrupt.key[first]} at byte {offset} is corrupt"):
+        evaluated(corrupt, TIERS[tier], rows)
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_stand_in_is_the_same_from_every_tier_and_at_any_world_size(damaged: ShardSet, tier: str) -> None:
-    expected = digests(list(stream(damaged, substituting("host"))))
-    assert digests(list(stream(damaged, substituting(tier)))) == expected
-    ranks = [list(stream(damaged, substituting(tier), rank=rank, world=2)) for rank in range(2)]
+def test_a_stand_in_is_the_same_from_every_tier_and_at_any_world_size(corrupt: ShardSet, tier: str) -> None:
+    expected = digests(list(stream(corrupt, substituting("host"))))
+    assert digests(list(stream(corrupt, substituting(tier)))) == expected
+    ranks = [list(stream(corrupt, substituting(tier), rank=rank, world=2)) for rank in range(2)]
     assert digests([joined(list(parts)) for parts in zip(*ranks, strict=True)]) == expected
 
 
 def test_a_stand_in_comes_from_the_same_rows_with_its_own_label(
-    damaged: ShardSet, shard_folder: Path, caplog: pytest.LogCaptureFixture
+    corrupt: ShardSet, shard_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sound = list(stream(ShardSet(shard_folder), TIERS["host"]))
+    intact = list(stream(ShardSet(shard_folder), TIERS["host"]))
     with caplog.at_level(logging.WARNING):
-        seen = list(stream(damaged, substituting("host")))
-    assert len(seen) == len(sound)
+        seen = list(stream(corrupt, substituting("host")))
+    assert len(seen) == len(intact)
     replaced = 0
-    for batch, whole in zip(seen, sound, strict=True):
+    for batch, whole in zip(seen, intact, strict=True):
         assert batch.valid.tolist() == whole.valid.tolist()
         other = batch.index != whole.index
-        assert set(whole.index[other].tolist()) <= set(bad(damaged))
+        assert set(whole.index[other].tolist()) <= set(bad(corrupt))
         replaced += int(other.sum())
-        np.testing.assert_array_equal(batch.target.numpy(), damaged.target[batch.index.numpy()])
+        np.testing.assert_array_equal(batch.target.numpy(), corrupt.target[batch.index.numpy()])
         assert torch.equal(batch.image[~other], whole.image[~other])
-        assert not set(batch.index.tolist()) & set(bad(damaged))
-        assert np.isin(batch.index.numpy(), damaged.train_rows(0)).all()
+        assert not set(batch.index.tolist()) & set(bad(corrupt))
+        assert np.isin(batch.index.numpy(), corrupt.train_rows(0)).all()
     assert replaced >= 2 * len(BAD)
-    assert len(caplog.records) == len(BAD), "each damaged sample is logged once"
+    assert len(caplog.records) == len(BAD), "each corrupt sample is logged once"
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_an_evaluation_leaves_damaged_samples_out(damaged: ShardSet, tier: str) -> None:
+def test_an_evaluation_leaves_corrupt_samples_out(corrupt: ShardSet, tier: str) -> None:
     rows = np.arange(140)
-    seen = evaluated(damaged, substituting(tier), rows)
+    seen = evaluated(corrupt, substituting(tier), rows)
     counted = torch.cat([batch.index[batch.valid] for batch in seen]).tolist()
-    assert sorted(counted) == sorted(set(rows.tolist()) - set(bad(damaged)))
+    assert sorted(counted) == sorted(set(rows.tolist()) - set(bad(corrupt)))
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_too_many_of_them_end_the_run(damaged: ShardSet, tier: str) -> None:
-    with pytest.raises(UserError, match=r"3 corrupt samples are more than loader\.max_bad=2; the last: .* is corrupt"):
-        list(stream(damaged, substituting(tier, most=2), range(2)))
+def test_too_many_of_them_end_the_run(corrupt: ShardSet, tier: str) -> None:
+    with pytest.raises(UserError, match=r"3 corrupt samples exceed loader\.max_bad=2; the last one: .* is corrupt"):
+        list(stream(corrupt, substituting(tier, most=2), range(2)))
 
 
-def test_stand_ins_that_are_damaged_too_are_passed_over_until_none_is_left(damaged: ShardSet) -> None:
-    rows = np.array(bad(damaged))
+def test_corrupt_stand_ins_are_skipped_until_none_is_left(corrupt: ShardSet) -> None:
+    rows = np.array(bad(corrupt))
     with (
-        Loader(substituting("host"), damaged, rows, CPU, threads=1) as loader,
-        pytest.raises(UserError, match="none of 64 stand-ins"),
+        Loader(substituting("host"), corrupt, rows, CPU, threads=1) as loader,
+        pytest.raises(UserError, match="64 stand-ins for a corrupt sample are corrupt too"),
     ):
         list(loader.eval_batches(rows, Partition(samples=3, batch_size=3)))

@@ -1,4 +1,4 @@
-"""The fast pixel work against the plain way of doing it."""
+"""The fast image operations against plain implementations."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from loaders.decode import Changes, changes, decode, finish, load
 SIZE = 48
 JPEG = memoryview(simplejpeg.encode_jpeg(picture(7, SIZE, SIZE), quality=95))
 PLAIN = simplejpeg.decode_jpeg(JPEG)
-STILL = np.eye(2, 3)
+IDENTITY = np.eye(2, 3)
 
 
 def drawn(change: Changes) -> np.ndarray:
@@ -30,11 +30,11 @@ def drawn(change: Changes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("code", range(8))
-def test_flips_and_transposes_are_numpys(code: int) -> None:
+def test_flips_and_transposes_match_numpy(code: int) -> None:
     expected = PLAIN[:, ::-1] if code & 1 else PLAIN
     expected = expected[::-1] if code & 2 else expected
     expected = expected.transpose(1, 0, 2) if code & 4 else expected
-    np.testing.assert_array_equal(drawn(Changes(code, STILL, None, [])), expected)
+    np.testing.assert_array_equal(drawn(Changes(code, IDENTITY, None, [])), expected)
 
 
 def test_a_warp_is_bilinear_sampling_with_black_outside() -> None:
@@ -57,12 +57,12 @@ def test_a_warp_is_bilinear_sampling_with_black_outside() -> None:
 
 
 @pytest.mark.parametrize("code", range(-1, 8))
-def test_colours_and_holes_follow_the_move(code: int) -> None:
+def test_colours_and_holes_are_applied_after_the_geometry(code: int) -> None:
     colour = np.array([[1.2, 0.1, 0, -9], [0, 0.8, 0.3, 4], [0.1, 0, 1, 30]], dtype=np.float32)
-    moved = drawn(Changes(code, STILL, None, [])).astype(float)
+    moved = drawn(Changes(code, IDENTITY, None, [])).astype(float)
     expected = (moved @ colour[:, :3].T.astype(float) + colour[:, 3]).clip(0, 255)
     expected[5:9, 2:20] = 0
-    assert np.abs(drawn(Changes(code, STILL, colour, [[2, 5, 20, 9]])) - expected).max() <= 1
+    assert np.abs(drawn(Changes(code, IDENTITY, colour, [[2, 5, 20, 9]])) - expected).max() <= 1
 
 
 def test_changes_are_those_of_the_parameters_at_the_places() -> None:
@@ -73,12 +73,12 @@ def test_changes_are_those_of_the_parameters_at_the_places() -> None:
         assert (change.colour is not None) == params.recolour[place]
         kept = params.boxes[place][params.boxes[place].any(axis=1)]
         assert change.boxes == kept.tolist()
-        # The centred matrix and the pixel matrix send one point to one place.
+        # The centred matrix and the pixel matrix map a point to the same place.
         centre = (SIZE - 1) / 2
         point = params.affine[place, :, :2] @ (np.array([3.0, 40.0]) - centre) + params.affine[place, :, 2] + centre
         np.testing.assert_allclose(change.matrix @ [3.0, 40.0, 1.0], point, atol=1e-3)
 
 
-def test_without_parameters_pictures_stay_as_they_are() -> None:
+def test_without_parameters_images_are_unchanged() -> None:
     for change in changes(None, range(3), SIZE):
         np.testing.assert_array_equal(drawn(change), PLAIN)

@@ -36,7 +36,7 @@ def cuda() -> torch.device:
 
 
 @pytest.mark.parametrize("tier", GPU)
-def test_the_gpu_shows_the_host_paths_pictures(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+def test_gpu_images_are_close_to_the_host_paths(shards: ShardSet, tier: str, cuda: torch.device) -> None:
     for gpu, host in zip(stream(shards, GPU[tier], device=cuda), stream(shards, TIERS["host"]), strict=True):
         assert torch.equal(gpu.index, host.index)
         assert torch.equal(gpu.meta, host.meta)
@@ -44,7 +44,9 @@ def test_the_gpu_shows_the_host_paths_pictures(shards: ShardSet, tier: str, cuda
 
 
 @pytest.mark.parametrize("tier", GPU)
-def test_plain_pictures_are_the_host_paths(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+def test_images_without_augmentation_are_close_to_the_host_paths(
+    shards: ShardSet, tier: str, cuda: torch.device
+) -> None:
     rows = np.arange(96)
     partition = Partition(samples=96, batch_size=24)
     with (
@@ -57,7 +59,7 @@ def test_plain_pictures_are_the_host_paths(shards: ShardSet, tier: str, cuda: to
             assert (ours.image.cpu().int() - theirs.image.int()).abs().float().mean() <= 2
 
 
-def test_kept_pixels_give_the_same_bytes_as_decoding_anew(shards: ShardSet, cuda: torch.device) -> None:
+def test_cached_pixels_give_the_same_bytes_as_decoding_again(shards: ShardSet, cuda: torch.device) -> None:
     for decode, kept in (("mixed", ("mixed, gpu", "mixed, ram")), ("cpu decode", ("cpu decode, gpu",))):
         expected = digests(list(stream(shards, GPU[decode], device=cuda)))
         for tier in kept:
@@ -73,12 +75,12 @@ def test_the_gpus_stream_is_the_same_at_any_world_size_and_from_any_step(
     assert digests([joined(list(parts)) for parts in zip(*ranks, strict=True)]) == whole
     steps = len(whole) // 2
     for step in (0, 1, steps - 1):
-        taken_up = stream(shards, GPU[tier], range(1, 2), first_step=step, device=cuda)
-        assert digests(list(taken_up)) == whole[steps + step :]
+        resumed = stream(shards, GPU[tier], range(1, 2), first_step=step, device=cuda)
+        assert digests(list(resumed)) == whole[steps + step :]
 
 
 @pytest.mark.parametrize("tier", ["host", "dali-cpu", "host, ram"])
-def test_batches_reach_the_gpu_whole_while_it_is_busy(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+def test_batches_reach_the_gpu_intact_while_it_is_busy(shards: ShardSet, tier: str, cuda: torch.device) -> None:
     expected = digests(list(stream(shards, TIERS[tier])))
     work = torch.randn(4096, 4096, device=cuda)
     seen = []
@@ -90,7 +92,7 @@ def test_batches_reach_the_gpu_whole_while_it_is_busy(shards: ShardSet, tier: st
 
 
 @pytest.mark.parametrize("tier", GPU)
-def test_ten_epochs_leave_the_gpus_memory_flat(shards: ShardSet, tier: str, cuda: torch.device) -> None:
+def test_gpu_memory_does_not_grow_over_ten_epochs(shards: ShardSet, tier: str, cuda: torch.device) -> None:
     free = []
     for batch in stream(shards, GPU[tier], range(10), device=cuda):
         if batch.step == 0:

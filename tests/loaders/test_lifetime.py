@@ -1,4 +1,4 @@
-"""What a stream leaves behind: nothing."""
+"""A stream leaves no threads, memory or queued work behind."""
 
 import gc
 import signal
@@ -49,7 +49,7 @@ def test_threads_end_when_the_consumer_fails(shards: ShardSet, tier: str) -> Non
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_an_abandoned_run_leaves_nothing_to_the_next_one(shards: ShardSet, tier: str) -> None:
+def test_an_abandoned_stream_leaves_nothing_to_the_next_one(shards: ShardSet, tier: str) -> None:
     rows = np.arange(64)
     partition = Partition(samples=64, batch_size=8)
     with Loader(TIERS[tier], shards, rows, CPU, threads=2) as loader:
@@ -66,7 +66,7 @@ def resident_mib() -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("tier", TIERS)
-def test_fifty_epochs_leave_memory_flat(shards: ShardSet, tier: str) -> None:
+def test_memory_does_not_grow_over_fifty_epochs(shards: ShardSet, tier: str) -> None:
     seen = []
     with Loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
         for batch in train_batches(loader, shards, range(50)):

@@ -24,7 +24,7 @@ def test_every_sample_counts_once_in_equal_steps_on_every_rank(samples: int, per
 
 
 @given(samples=st.integers(1, 200), batch=st.sampled_from([4, 8, 12]), world=st.sampled_from([2, 4]))
-def test_ranks_cut_the_same_global_batches(samples: int, batch: int, world: int) -> None:
+def test_ranks_split_the_same_global_batches(samples: int, batch: int, world: int) -> None:
     whole = Partition(samples=samples, batch_size=batch)
     parts = [Partition(samples=samples, batch_size=batch, rank=rank, world_size=world) for rank in range(world)]
     for step in range(whole.steps):
@@ -38,7 +38,7 @@ def test_the_order_is_a_permutation(samples: int, seed: int, epoch: int) -> None
     np.testing.assert_array_equal(np.sort(permutation(samples, seed, epoch)), np.arange(samples))
 
 
-def test_the_order_is_the_same_again_and_another_for_each_seed_and_epoch() -> None:
+def test_the_order_is_reproducible_and_differs_for_each_seed_and_epoch() -> None:
     order = permutation(1000, 3, 5)
     np.testing.assert_array_equal(order, permutation(1000, 3, 5))
     for other in (permutation(1000, 4, 5), permutation(1000, 3, 6)):
@@ -46,7 +46,7 @@ def test_the_order_is_the_same_again_and_another_for_each_seed_and_epoch() -> No
         assert (order == other).mean() < 0.02
 
 
-def test_position_and_sample_are_unrelated() -> None:
+def test_position_and_sample_are_uncorrelated() -> None:
     order = permutation(6000, 0, 0)
     assert abs(np.corrcoef(order, np.arange(6000))[0, 1]) < 0.06
 

@@ -29,7 +29,7 @@ def all_of(shards: ShardSet) -> np.ndarray:
 
 
 def in_small_groups(table: Table, path: Path) -> None:
-    """Seven rows a group: each group has shards, splits and diagnoses of its own, in an order of its own."""
+    """Seven rows per group, so that groups differ in their shards, splits and diagnoses and in the order of these."""
     pq.write_table(table, path, row_group_size=7)
     assert pq.ParquetFile(path).metadata.num_row_groups > 20
 

@@ -10,7 +10,7 @@ from loaders import show
 from loaders.shards import ShardSet
 
 
-def test_the_command_writes_one_row_a_sample_and_a_block_of_columns_a_placement(
+def test_the_command_writes_a_row_per_sample_and_a_block_of_columns_per_placement(
     shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show.main([str(shard_folder), "--out", str(tmp_path / "grid.png"), "--samples", "2", "--epochs", "1"])

@@ -49,7 +49,7 @@ def whole(shards: ShardSet) -> list[str]:
     return digests(list(stream(shards, TIERS["host"])))
 
 
-def test_every_sample_comes_once_an_epoch_with_its_own_label(shards: ShardSet) -> None:
+def test_every_sample_comes_once_per_epoch_with_its_own_label(shards: ShardSet) -> None:
     seen = list(stream(shards, TIERS["host"], range(1)))
     index = torch.cat([batch.index[batch.valid] for batch in seen]).numpy()
     target = torch.cat([batch.target[batch.valid] for batch in seen]).numpy()
@@ -64,7 +64,7 @@ def test_every_tier_gives_the_same_bytes(shards: ShardSet, tier: str, whole: lis
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_a_slow_consumer_finds_its_batch_untouched(shards: ShardSet, tier: str, whole: list[str]) -> None:
+def test_a_batch_stays_unchanged_while_a_slow_consumer_uses_it(shards: ShardSet, tier: str, whole: list[str]) -> None:
     assert digests(list(stream(shards, TIERS[tier], range(1), pause=0.02))) == whole[: len(whole) // 2]
 
 
@@ -83,14 +83,14 @@ def test_ranks_together_draw_the_same_parameters(shards: ShardSet, world: int) -
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_a_stream_taken_up_at_any_step_is_the_same_stream(
+def test_a_stream_resumed_at_any_step_is_the_same_stream(
     shards: ShardSet, world: int, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each step of both epochs, the first and last included, on every rank; drawn in groups of a few steps."""
     monkeypatch.setattr("loaders.request._DRAWN_TOGETHER", 40)
     steps = len(whole) // 2
     for consumed in range(2 * steps):
-        epoch, step = divmod(consumed, steps)  # after an epoch's last step the cursor stands at its end
+        epoch, step = divmod(consumed, steps)  # after an epoch's last step the cursor is at its end
         ranks = [
             list(stream(shards, TIERS["host"], range(epoch, 2), first_step=step + 1, rank=rank, world=world))
             for rank in range(world)
@@ -99,14 +99,14 @@ def test_a_stream_taken_up_at_any_step_is_the_same_stream(
 
 
 @pytest.mark.parametrize("tier", ["dali-cpu", "host, ram"])
-def test_the_other_tiers_are_taken_up_at_any_step_too(shards: ShardSet, tier: str, whole: list[str]) -> None:
+def test_the_other_tiers_resume_at_any_step_too(shards: ShardSet, tier: str, whole: list[str]) -> None:
     steps = len(whole) // 2
     for step in range(steps):
         assert digests(list(stream(shards, TIERS[tier], range(1, 2), first_step=step))) == whole[steps + step :]
 
 
 @pytest.mark.parametrize("tier", ["host", "dali-cpu"])
-def test_plain_pictures_are_those_of_pillow(shards: ShardSet, tier: str) -> None:
+def test_images_without_augmentation_are_those_of_pillow(shards: ShardSet, tier: str) -> None:
     tars = [shards.folder / entry.file for entry in shards.manifest.shards]
     expected = [sample["image"] for sample in reference_samples(tars)]
     rows = np.arange(len(shards))
@@ -116,23 +116,23 @@ def test_plain_pictures_are_those_of_pillow(shards: ShardSet, tier: str) -> None
                 assert not valid or torch.equal(image, expected[index])
 
 
-def test_the_next_epoch_is_under_way_before_this_one_ends(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+def test_the_next_epoch_is_requested_before_this_one_ends(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[tuple[int, int]] = []
 
-    def noted(*arguments: Any, **options: Any) -> Iterator[Request]:
+    def recorded(*arguments: Any, **options: Any) -> Iterator[Request]:
         for request in train_requests(*arguments, **options):
-            asked.append((request.epoch, request.step))
+            requested.append((request.epoch, request.step))
             yield request
 
-    monkeypatch.setattr("loaders.loader.train_requests", noted)
+    monkeypatch.setattr("loaders.loader.train_requests", recorded)
     for tier in ("host", "dali-cpu"):
-        asked.clear()
+        requested.clear()
         with Loader(TIERS[tier], shards, shards.train_rows(0), CPU, threads=2) as loader:
             for batch in train_batches(loader, shards):
                 if batch.epoch == 0:
                     last = batch.step
-                    ahead = asked[-1]
-        assert ahead[0] == 1, f"{tier}: at step {last}, the last of its epoch, only {ahead} had been asked for"
+                    ahead = requested[-1]
+        assert ahead[0] == 1, f"{tier}: at step {last}, the last of its epoch, only {ahead} had been requested"
 
 
 def test_a_request_cannot_be_changed(shards: ShardSet) -> None:
@@ -164,8 +164,8 @@ def test_metadata_alone_needs_no_pixels(shards: ShardSet) -> None:
 
 
 @pytest.mark.parametrize("fed", ["jpegs", "pixels"])
-def test_dalis_whole_graph_makes_the_host_paths_pictures(shards: ShardSet, fed: str) -> None:
-    """The graph that runs on a GPU, here on DALI's CPU backend, against OpenCV: inside the picture and at its edge."""
+def test_dalis_whole_graph_makes_the_host_paths_images(shards: ShardSet, fed: str) -> None:
+    """The graph that runs on a GPU, here on DALI's CPU backend, against OpenCV: inside the image and at its edge."""
     rows, partition = np.arange(48), Partition(samples=48, batch_size=24)
     source = Source(shards=shards, damage=Damage("fail", 1))
     decode = "cpu" if fed == "jpegs" else None
@@ -198,7 +198,9 @@ def test_hidden_metadata_is_that_of_the_drawn_samples(shards: ShardSet) -> None:
     np.testing.assert_array_equal(batch.meta.numpy(), expected)
 
 
-def test_without_dali_the_host_path_serves_and_dali_says_why(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dali_the_host_path_is_used_and_the_reason_is_given(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("loaders.placement.require_dali", lambda: "NVIDIA DALI is not installed")
     rows = np.arange(8)
     with Loader(LoaderConfig(), shards, rows, CPU, threads=1) as loader:
@@ -209,7 +211,7 @@ def test_without_dali_the_host_path_serves_and_dali_says_why(shards: ShardSet, m
     assert (placement, why) == ("host", "NVIDIA DALI is not installed")
 
 
-def test_what_needs_a_gpu_names_the_others(shards: ShardSet) -> None:
+def test_what_needs_a_gpu_names_the_alternatives(shards: ShardSet) -> None:
     with pytest.raises(UserError, match=r"needs a CUDA GPU: use dali-cpu, host or auto"):
         Loader(LoaderConfig(placement="dali-gpu"), shards, np.arange(8), CPU, threads=1)
     with pytest.raises(UserError, match=r"needs a CUDA GPU and DALI: use --loader\.cache ram"):

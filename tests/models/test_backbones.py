@@ -142,19 +142,19 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("filename", "content", "complaint"),
+    ("filename", "content", "message"),
     [
         ("absent.pth", None, "does not exist"),
         ("broken.pth", b"not a checkpoint", "cannot be read"),
         ("broken.safetensors", b"not a checkpoint", "cannot be read"),
-        ("weights.npz", b"", "neither auto, none"),
+        ("weights.npz", b"", "give auto, none"),
     ],
 )
-def test_unusable_weights_file_is_named(tmp_path: Path, filename: str, content: bytes | None, complaint: str) -> None:
+def test_unusable_weights_file_is_named(tmp_path: Path, filename: str, content: bytes | None, message: str) -> None:
     path = tmp_path / filename
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=complaint) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         create_backbone("tiny", size=64, weights=str(path))
     assert filename in str(caught.value)
 

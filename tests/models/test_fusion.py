@@ -26,7 +26,7 @@ def test_reference_model_has_the_stated_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("inputs", ["both", "image", "meta"])
-def test_logits_are_float32_one_a_sample_and_reach_every_parameter(inputs: Inputs) -> None:
+def test_logits_are_float32_one_per_sample_and_reach_every_parameter(inputs: Inputs) -> None:
     model = tiny_model(inputs)
     logit = model(*batch())
     logit.sum().backward()

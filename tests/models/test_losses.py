@@ -41,16 +41,16 @@ def test_matches_torch_value_and_gradient() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_padding_takes_no_part_even_when_it_is_nan() -> None:
+def test_padding_is_ignored_even_if_it_is_nan() -> None:
     logit, target, valid = samples()
     settings = {"positive_weight": 2.0, "label_smoothing": 0.05, "divisor": 64}
     clean = masked_bce(logit, target, valid, **settings)
-    spoilt = torch.where(valid, logit, torch.nan).requires_grad_()
-    loss = masked_bce(spoilt, torch.where(valid, target, torch.nan), valid, **settings)
+    with_nan = torch.where(valid, logit, torch.nan).requires_grad_()
+    loss = masked_bce(with_nan, torch.where(valid, target, torch.nan), valid, **settings)
     loss.backward()
     assert torch.equal(loss, clean)
-    assert spoilt.grad is not None
-    assert torch.equal(spoilt.grad == 0, ~valid)
+    assert with_nan.grad is not None
+    assert torch.equal(with_nan.grad == 0, ~valid)
 
 
 def test_shares_of_a_batch_add_up_to_the_whole() -> None:
@@ -79,7 +79,7 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
 CLASSES, MELANOMA = 9, 4
 
 
-def judged(target: Target, auxiliary_weight: float = 0.0) -> Objective:
+def objective_of(target: Target, auxiliary_weight: float = 0.0) -> Objective:
     return Objective(
         target=target,
         auxiliary_weight=auxiliary_weight,
@@ -90,7 +90,7 @@ def judged(target: Target, auxiliary_weight: float = 0.0) -> Objective:
     )
 
 
-def diagnosed(outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def diagnosis_samples(outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     _, target, valid = samples()
     generator = torch.Generator().manual_seed(2)
     logits = 3 * torch.randn(64, outputs, generator=generator)
@@ -99,32 +99,32 @@ def diagnosed(outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, t
 
 def cross_entropy_reference(logits: torch.Tensor, diagnosis: torch.Tensor, valid: torch.Tensor, smooth: float) -> float:
     x = logits.double().numpy()
-    log_chance = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-    wanted = np.eye(CLASSES)[diagnosis.numpy()] * (1 - smooth) + smooth / CLASSES
-    return float(-(wanted * log_chance).sum(axis=1)[valid.numpy()].sum() / 64)
+    log_probability = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    smoothed = np.eye(CLASSES)[diagnosis.numpy()] * (1 - smooth) + smooth / CLASSES
+    return float(-(smoothed * log_probability).sum(axis=1)[valid.numpy()].sum() / 64)
 
 
 def test_cross_entropy_matches_a_float64_reference_and_leaves_padding_out() -> None:
-    logits, _, diagnosis, valid = diagnosed(CLASSES)
-    spoilt = torch.where(valid[:, None], logits, torch.nan).requires_grad_()
-    loss = masked_cross_entropy(spoilt, diagnosis, valid, label_smoothing=0.05, divisor=64)
+    logits, _, diagnosis, valid = diagnosis_samples(CLASSES)
+    with_nan = torch.where(valid[:, None], logits, torch.nan).requires_grad_()
+    loss = masked_cross_entropy(with_nan, diagnosis, valid, label_smoothing=0.05, divisor=64)
     loss.backward()
     assert loss.item() == pytest.approx(cross_entropy_reference(logits, diagnosis, valid, 0.05), rel=1e-5)
-    assert spoilt.grad is not None
-    assert torch.equal(spoilt.grad.abs().sum(1) == 0, ~valid)
+    assert with_nan.grad is not None
+    assert torch.equal(with_nan.grad.abs().sum(1) == 0, ~valid)
 
 
 def test_the_auxiliary_head_adds_its_weighted_loss() -> None:
-    logits, target, diagnosis, valid = diagnosed(1 + CLASSES)
-    loss = judged("melanoma", 0.3).loss(logits, target, diagnosis, valid, divisor=64)
+    logits, target, diagnosis, valid = diagnosis_samples(1 + CLASSES)
+    loss = objective_of("melanoma", 0.3).loss(logits, target, diagnosis, valid, divisor=64)
     alone = masked_bce(logits[:, 0], target, valid, positive_weight=10.45, label_smoothing=0.05, divisor=64)
     added = cross_entropy_reference(logits[:, 1:], diagnosis, valid, 0.05)
     assert loss.item() == pytest.approx(alone.item() + 0.3 * added, rel=1e-5)
 
 
 def test_diagnoses_are_trained_by_their_cross_entropy_alone() -> None:
-    logits, target, diagnosis, valid = diagnosed(CLASSES)
-    loss = judged("diagnosis").loss(logits, target, diagnosis, valid, divisor=64)
+    logits, target, diagnosis, valid = diagnosis_samples(CLASSES)
+    loss = objective_of("diagnosis").loss(logits, target, diagnosis, valid, divisor=64)
     assert loss.item() == pytest.approx(cross_entropy_reference(logits, diagnosis, valid, 0.05), rel=1e-5)
 
 
@@ -133,14 +133,14 @@ def test_diagnoses_are_trained_by_their_cross_entropy_alone() -> None:
     [("melanoma", 0.0, 1, 1), ("melanoma", 1.0, 10, 10), ("diagnosis", 0.0, 9, 10)],
 )
 def test_probabilities_are_melanoma_then_the_classes(target: Target, weight: float, outputs: int, columns: int) -> None:
-    objective = judged(target, weight)
+    objective = objective_of(target, weight)
     assert objective.outputs == outputs
-    logits = diagnosed(outputs)[0]
-    chances = objective.probabilities(logits)
-    assert (chances.shape, chances.dtype) == ((64, columns), torch.float64)
+    logits = diagnosis_samples(outputs)[0]
+    found = objective.probabilities(logits)
+    assert (found.shape, found.dtype) == ((64, columns), torch.float64)
     if target == "melanoma":
-        torch.testing.assert_close(chances[:, 0], logits[:, 0].double().sigmoid())
+        torch.testing.assert_close(found[:, 0], logits[:, 0].double().sigmoid())
     else:
-        assert torch.equal(chances[:, 0], chances[:, 1 + MELANOMA])
+        assert torch.equal(found[:, 0], found[:, 1 + MELANOMA])
     if columns > 1:
-        torch.testing.assert_close(chances[:, 1:].sum(1), torch.ones(64, dtype=torch.float64))
+        torch.testing.assert_close(found[:, 1:].sum(1), torch.ones(64, dtype=torch.float64))

@@ -7,8 +7,8 @@ from PIL import Image
 from report.figures import auc_bars, training_curves
 
 
-def coloured(path: Path) -> np.ndarray:
-    """The picture, which must not be blank."""
+def nonblank_pixels(path: Path) -> np.ndarray:
+    """The pixels of a figure, which must not be blank."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.std() > 5
@@ -19,11 +19,11 @@ def test_curves_are_drawn_from_metrics_that_may_lack_an_auc(tmp_path: Path) -> N
     lines = ['{"epoch": 0, "train_loss": 1.0, "auc": null}', '{"epoch": 1, "train_loss": 0.9, "auc": 0.7}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     training_curves({"tiny/fold0": tmp_path}, tmp_path / "curves.png")
-    coloured(tmp_path / "curves.png")
+    nonblank_pixels(tmp_path / "curves.png")
 
 
 @pytest.mark.parametrize("members", [1, 7])
 def test_bars_are_drawn_for_any_number_of_members(members: int, tmp_path: Path) -> None:
     scores = {f"member {number}": (0.8, 0.75, 0.85) for number in range(members)}
     auc_bars(scores, 0.9, tmp_path / "bars.png")
-    coloured(tmp_path / "bars.png")
+    nonblank_pixels(tmp_path / "bars.png")
