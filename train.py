@@ -62,7 +62,7 @@ def fit(run: Run) -> None:
         run.say(summary(run.config, epoch, trained, metrics, best=best))
     run.write_results()
     run.say(fed)
-    run.say(f"{run.folder}: {run.best_words}")
+    run.say(f"{run.folder}: {run.state.best_words(run.config.monitor)}")
     run.stop.check()  # a signal that arrives after the last batch still ends a grid
 
 

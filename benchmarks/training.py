@@ -8,7 +8,7 @@ feeds it. resident is measured twice in each round, as a control.
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice, repeat
 from pathlib import Path
 from statistics import median
@@ -71,7 +71,7 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         batch_size=config.batch_size,
         placement=feed.placement,
         cache=feed.cache,
-        speed=dict(run.trainer.speed),
+        speed=asdict(run.trainer.speed),
         images_per_s={name: spread(found) for name, found in rates.items() if name != _AGAIN},
         noise=noise(rates["resident"], rates[_AGAIN]),
         saturation=spread(kept),

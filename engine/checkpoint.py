@@ -78,7 +78,7 @@ def digests(labels_sha256: str, meta: MetaKind) -> dict[str, str]:
 def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
     """The last.pt in `folder`, on the CPU; None if there is none, or if the config says to start from scratch.
 
-    Raises UserError, naming both values, if it was made with other settings or facts.
+    Rewrites best.pt if it is behind. Raises UserError, naming both values, if it was made with other settings or facts.
     """
     path = folder / LAST
     if config.resume == "never" or not path.is_file():
@@ -91,10 +91,11 @@ def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[
                 f"{path} was made with {name}={then.get(name)!r}, now it is {value!r}: choose another --out to "
                 "keep it, or start from scratch with --resume never"
             )
+    _mend_best(saved, folder)
     return saved
 
 
-def mend_best(saved: dict[str, Any], folder: Path) -> None:
+def _mend_best(saved: dict[str, Any], folder: Path) -> None:
     """Write best.pt if the run ended between writing last.pt, which is `saved`, and best.pt of the same epoch."""
     path = folder / BEST
     if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1:

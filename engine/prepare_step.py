@@ -19,6 +19,15 @@ _WARM_UP_STEPS = 3  # libraries choose their algorithms in the first steps, whic
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How a step is run. channels_last None means the layout that suits the backbone."""
+
+    channels_last: bool | None = None
+    compile: bool = False
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A function batch -> loss that computes gradients; how it runs; and, for the user, why not as requested."""
 

@@ -6,15 +6,16 @@ the step, engine/records.py the files.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from configs.errors import UserError
 from configs.schema import TrainConfig
-from engine.checkpoint import BEST, LAST, checkpoint_of, mend_best, run_facts, save_best, save_checkpoint, saved_run
+from engine.checkpoint import BEST, LAST, checkpoint_of, run_facts, save_best, save_checkpoint, saved_run
 from engine.data import Data, open_data, open_samples
 from engine.distributed import Ranks
 from engine.evaluate import Predictions, predict
@@ -23,7 +24,7 @@ from engine.progress import EpochProgress
 from engine.records import CURVES, Records, member_folder
 from engine.state import RunState
 from engine.trainer import Trainer, build_trainer
-from engine.tune import chosen_finding
+from engine.tune import chosen_way
 from engine.validate import OOF, validation_figures, write_oof
 from loaders.shards import ShardSet
 from prep.manifest import read_manifest
@@ -101,11 +102,6 @@ class Run:
         if self.ranks.first:
             write_oof(self.folder, self.data.samples.shards)
 
-    @property
-    def best_words(self) -> str:
-        """The best metric so far and its epoch, for the user."""
-        return _best_words(self.config, self.state)
-
     def say(self, line: str) -> None:
         """Print a line, on the first rank only."""
         if self.records is not None:
@@ -126,15 +122,19 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
     Raises UserError if last.pt was made with other settings.
     """
     folder = member_folder(config)
-    saved = ranks.from_first(lambda: _saved_state(config, folder))
-    if saved is None or not saved["finished"]:
-        return False
-    if ranks.first:
+
+    def best_if_finished() -> str | None:
+        saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
+        if saved is None or not saved["finished"]:
+            return None
         if not (folder / OOF).is_file():
             write_oof(folder, ShardSet(Path(config.shards)))
-        state = RunState.at(saved, ranks.device, ranks.world_size)
-        print(f"{folder} is finished ({_best_words(config, state)}): nothing to do")
-    return True
+        return RunState.at(saved, torch.device("cpu"), 1).best_words(config.monitor)
+
+    best = ranks.from_first(best_if_finished)
+    if best is not None and ranks.first:
+        print(f"{folder} is finished ({best}): nothing to do")
+    return best is not None
 
 
 @contextmanager
@@ -148,29 +148,27 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
     with ExitStack() as resources:
         samples = resources.enter_context(open_samples(config, ranks))
         facts = run_facts(config, samples.shards.manifest)
-        saved = _saved(config, facts, ranks)
+        saved = ranks.from_first(lambda: saved_run(folder, config, facts))
         state = RunState.at(saved, ranks.device, ranks.world_size)
-        finding, remarks = chosen_finding(config, ranks, samples.shards.size, samples.partition.local_batch_size)
+        way, remarks = chosen_way(config, ranks, samples.shards.size, samples.partition.local_batch_size)
         trainer = build_trainer(
             config,
             ranks,
             size=samples.shards.size,
             partition=samples.partition,
             positive_weight=samples.positive_weight,
-            channels_last=finding.channels_last,
-            compiling=finding.compile,
-            capturing=finding.cuda_graph,
+            speed=way.speed,
             saved=saved,
         )
         del saved  # the trainer has loaded its tensors
         # The loader last: a cache on the GPU uses the memory that the model leaves free.
-        data = resources.enter_context(open_data(config, ranks, samples, finding.loader, state))
+        data = resources.enter_context(open_data(config, ranks, samples, way.loader, state))
         records = None
         if ranks.first:
             if not state.begun:
                 for name in (LAST, BEST, OOF, CURVES):  # of an earlier run, when starting from scratch
                     (folder / name).unlink(missing_ok=True)
-            speed = {**trainer.speed, "placement": data.loader.placement}
+            speed = {**asdict(trainer.speed), "placement": data.loader.placement}
             records = resources.enter_context(Records(folder, config, {**facts, **speed}))
             records.forget(state.epoch, state.step)
         run = Run(
@@ -193,33 +191,12 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
         try:
             yield run
         except Stopped:
-            if not state.finished:
-                run.save()
+            if state.finished:
+                run.say(f"stopped by {run.stop.name}: {folder} is finished")
+                raise
+            run.save()
             run.say(
                 f"stopped by {run.stop.name} after step {state.step} of {samples.partition.steps} in epoch "
                 f"{state.epoch + 1}: {folder} is saved; run the same command again to continue"
             )
             raise
-
-
-def _saved(config: TrainConfig, facts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
-    """The last.pt that the run continues from, read by the first rank for all; best.pt is rewritten if it is behind."""
-    folder = member_folder(config)
-    saved = ranks.from_first(lambda: saved_run(folder, config, facts))
-    if saved is not None and ranks.first:
-        mend_best(saved, folder)
-    return saved
-
-
-def _saved_state(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
-    """The run's state in last.pt; None if the run starts from scratch."""
-    saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
-    if saved is None:
-        return None
-    if saved["finished"]:
-        mend_best(saved, folder)
-    return {name: saved[name] for name in ("epoch", "step", "finished", "best", "loss_sum")}
-
-
-def _best_words(config: TrainConfig, state: RunState) -> str:
-    return f"best {config.monitor} {state.best_score:.4f} in epoch {state.best_epoch + 1}"

@@ -38,6 +38,10 @@ class RunState:
         """Whether any step has been consumed."""
         return bool(self.epoch or self.step)
 
+    def best_words(self, monitor: str) -> str:
+        """The best value of the metric `monitor` so far and its epoch, for the user."""
+        return f"best {monitor} {self.best_score:.4f} in epoch {self.best_epoch + 1}"
+
     def values(self) -> dict[str, Any]:
         """What a checkpoint stores, except the loss sum, which it stores summed over all ranks."""
         best = {"epoch": self.best_epoch, "score": self.best_score}

@@ -14,7 +14,7 @@ from engine.distributed import Ranks
 from engine.network import build_network
 from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
 from engine.precision import autocast_of, chosen_dtype
-from engine.prepare_step import blank_batch, prepare
+from engine.prepare_step import Speed, blank_batch, prepare
 from engine.step import Gradients, Step
 from loaders.order import Partition
 from models.fusion import FusionModel
@@ -38,7 +38,7 @@ class Trainer:
     average: MovingAverage | None
     schedule: Schedule
     step: Step
-    speed: dict[str, bool]
+    speed: Speed
     remarks: list[str]
 
     @property
@@ -68,15 +68,13 @@ def build_trainer(
     size: int,
     partition: Partition,
     positive_weight: float,
-    channels_last: bool | None,
-    compiling: bool,
-    capturing: bool,
+    speed: Speed,
     saved: dict[str, Any] | None = None,
 ) -> Trainer:
     """Build the trainer of a run on images of `size` x `size` pixels, with the batches of `partition`.
 
-    channels_last: None means the layout that suits the backbone; compiling, capturing: how to run the step; saved: the
-    `tensors` of a checkpoint to continue from, else the weights that the config asks for. Every rank must call it.
+    saved: the `tensors` of a checkpoint to continue from, else the weights that the config asks for. Every rank must
+    call it.
     """
     device = ranks.device
     torch.manual_seed(config.seed)
@@ -88,7 +86,7 @@ def build_trainer(
         size=size,
         weights="none" if saved else config.weights,
         device=device,
-        channels_last=channels_last,
+        channels_last=speed.channels_last,
         positive_weight=positive_weight,
     )
     if config.sync_batchnorm and ranks.world_size > 1:
@@ -115,7 +113,7 @@ def build_trainer(
         parts=config.accumulate,
     )
     example = blank_batch(local, size, len(FEATURES[config.model.meta]), device)
-    ready = prepare(gradients, model, example, ranks, compiling=compiling, capturing=capturing)
+    ready = prepare(gradients, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph)
     schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
     step = Step(
         gradients=ready.gradients,
@@ -137,6 +135,6 @@ def build_trainer(
         average=average,
         schedule=schedule,
         step=step,
-        speed={"channels_last": model.channels_last, "compile": ready.compiled, "cuda_graph": ready.captured},
+        speed=Speed(channels_last=model.channels_last, compile=ready.compiled, cuda_graph=ready.captured),
         remarks=ready.remarks,
     )

@@ -21,7 +21,7 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.schema import LoaderConfig, Placement, TrainConfig
 from engine.distributed import Ranks
-from engine.prepare_step import blank_batch
+from engine.prepare_step import Speed, blank_batch
 from engine.trainer import Trainer, build_trainer
 from loaders.batch import Batch
 from loaders.loader import Loader
@@ -39,34 +39,28 @@ _RESIDENT = "a resident batch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """How to run the step. channels_last None means the layout that suits the backbone."""
+class Way:
+    """How a run's step is run and fed."""
 
-    channels_last: bool | None
-    compile: bool
-    cuda_graph: bool
+    speed: Speed
     loader: LoaderConfig
 
 
-def chosen_finding(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Finding, list[str]]:
+def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Way, list[str]]:
     """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size."""
     known, path = ranks.from_first(lambda: remembered(config, ranks, size, local_batch_size))
-    speed = config.speed
+    asked, loader = config.speed, config.loader
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
-    loader = config.loader
+    switches = {"on": True, "off": False}
     if loader.placement == "auto" and loader.cache == "none" and "placement" in known:
         loader = replace(loader, placement=known["placement"])
-    finding = Finding(
-        channels_last=layouts[speed.memory_format],
-        compile=not config.sync_batchnorm
-        and (speed.compile == "on" or (speed.compile == "auto" and known.get("compile", False))),
-        cuda_graph=speed.cuda_graph == "on" or (speed.cuda_graph == "auto" and known.get("cuda_graph", False)),
-        loader=loader,
+    speed = Speed(
+        channels_last=layouts[asked.memory_format],
+        compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", False)),
+        cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", False)),
     )
-    if known:
-        way = f"{'channels_last' if finding.channels_last else 'contiguous'}, compile {_on(finding.compile)}"
-        return finding, [f"using the --autotune result in {path}: {way}, cuda_graph {_on(finding.cuda_graph)}"]
-    return finding, []
+    remark = f"using the --autotune result in {path}: {', '.join(_words(speed))}"
+    return Way(speed=speed, loader=loader), [remark] if known else []
 
 
 def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[dict[str, Any], Path]:
@@ -86,19 +80,17 @@ def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One way to run the step, and its speed; images_per_s is 0 if it failed, and `note` says why."""
+    """One way to run the step; images_per_s is 0 if it failed, and `note` says why."""
 
-    channels_last: bool
-    compile: bool
-    cuda_graph: bool
-    placement: str  # _RESIDENT for one batch that is already on the device
-    images_per_s: float
+    speed: Speed
+    placement: str = _RESIDENT  # one batch that is already on the device
+    images_per_s: float = 0.0
     note: str = ""
 
 
 def tune(config: TrainConfig, ranks: Ranks) -> None:
     """Measure memory formats x compilation (x CUDA graph) on a resident batch, then placements end to end with the
-    fastest of them; print the table, and remember the fastest for `chosen_finding`.
+    fastest of them; print the table, and remember the fastest for `chosen_way`.
 
     Several ranks measure at the same time, each by itself; the first rank's result is used by all.
     """
@@ -107,7 +99,8 @@ def tune(config: TrainConfig, ranks: Ranks) -> None:
         compiling = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.compile]
         graphs = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.cuda_graph]
         graphs = graphs if ranks.device.type == "cuda" and ranks.world_size == 1 else (False,)
-        steps = [bench.step(*way) for way in product(layouts, compiling, graphs)]
+        ways = product(layouts, compiling, graphs)
+        steps = [bench.step(Speed(channels_last=way[0], compile=way[1], cuda_graph=way[2])) for way in ways]
         fastest = steps[int(ranks.share_from_first(_fastest(steps)))]
         ends = [bench.end_to_end(fastest, placement) for placement in bench.placements()]
         chosen = ends[int(ranks.share_from_first(_fastest(ends)))]
@@ -130,20 +123,17 @@ class _Bench:
         blank = blank_batch(self.local_batch_size, self.size, len(FEATURES[config.model.meta]), ranks.device)
         self._batch = replace(blank, image=torch.randint_like(blank.image, 256))
 
-    def step(self, channels_last: bool, compiling: bool, capturing: bool) -> Trial:
+    def step(self, speed: Speed) -> Trial:
         """Time the step alone."""
-        trial = Trial(
-            channels_last=channels_last, compile=compiling, cuda_graph=capturing, placement=_RESIDENT, images_per_s=0.0
-        )
 
         def run() -> tuple[float, str]:
-            trainer = self._trainer(trial)
+            trainer = self._trainer(speed)
             if trainer.remarks:
                 return 0.0, trainer.remarks[0]
             return self._timed(trainer, repeat(self._batch), _STEP_SECONDS), ""
 
-        speed, note = _attempted(run)
-        return replace(trial, images_per_s=speed, note=note)
+        images_per_s, note = _attempted(run)
+        return Trial(speed=speed, images_per_s=images_per_s, note=note)
 
     def placements(self) -> list[Placement]:
         """The placements that this machine has and the settings allow."""
@@ -160,29 +150,22 @@ class _Bench:
         return replace(way, placement=placement, images_per_s=speed, note=note)
 
     def _end_to_end(self, way: Trial, placement: Placement) -> float:
-        trainer, config, ranks = self._trainer(way), self._config, self._ranks
+        trainer, config, ranks = self._trainer(way.speed), self._config, self._ranks
         loader_config = replace(config.loader, placement=placement, cache="none")
         with Loader(loader_config, self._shards, self._rows, ranks.device, threads=ranks.threads) as loader:
             stream = loader.train_batches(
-                self._rows,
-                self._partition,
-                config.augment,
-                meta=config.model.meta,
-                seed=config.seed,
-                epochs=range(10**6),
+                self._rows, self._partition, config.augment, meta=config.model.meta, seed=0, epochs=range(10**6)
             )
             return self._timed(trainer, stream, _LOADER_SECONDS)
 
-    def _trainer(self, way: Trial) -> Trainer:
+    def _trainer(self, speed: Speed) -> Trainer:
         return build_trainer(
             self._config,
             self._ranks,
             size=self.size,
             partition=self._partition,
             positive_weight=1.0,
-            channels_last=way.channels_last,
-            compiling=way.compile,
-            capturing=way.cuda_graph,
+            speed=speed,
         )
 
     def _timed(self, trainer: Trainer, stream: Iterable[Batch], seconds: float) -> float:
@@ -228,7 +211,7 @@ def _fastest(trials: list[Trial]) -> int:
 
 def _remember(config: TrainConfig, ranks: Ranks, bench: _Bench, chosen: Trial) -> None:
     _, path = remembered(config, ranks, bench.size, bench.local_batch_size)
-    found = {name: getattr(chosen, name) for name in ("channels_last", "compile", "cuda_graph", "placement")}
+    found = {**asdict(chosen.speed), "placement": chosen.placement}
     path.parent.mkdir(parents=True, exist_ok=True)
     case = _case(config, ranks, bench.size, bench.local_batch_size)
     content = {"case": case, "found": found, "images_per_s": chosen.images_per_s}
@@ -261,17 +244,17 @@ def _device_name(ranks: Ranks) -> str:
 
 def _print(steps: list[Trial], ends: list[Trial], chosen: Trial, title: str) -> None:
     table = Table(title=f"--autotune: {title}", title_justify="left")
-    for heading in ("memory format", "compile", "CUDA graph", "data", "images/s"):
+    for heading in ("memory format", "compilation", "CUDA graph", "data", "images/s"):
         table.add_column(heading, justify="right" if heading == "images/s" else "left")
     for trial in (*steps, *ends):
-        layout = "channels_last" if trial.channels_last else "contiguous"
         speed = f"{trial.images_per_s:,.0f}{' *' if trial is chosen else ''}" if trial.images_per_s else trial.note
-        table.add_row(layout, _on(trial.compile), _on(trial.cuda_graph), trial.placement, speed)
+        table.add_row(*_words(trial.speed), trial.placement, speed)
     Console().print(table)
 
 
-def _on(fact: bool) -> str:
-    return "on" if fact else "off"
+def _words(speed: Speed) -> list[str]:
+    layout = "channels_last" if speed.channels_last else "contiguous"
+    return [layout, f"compile {'on' if speed.compile else 'off'}", f"cuda_graph {'on' if speed.cuda_graph else 'off'}"]
 
 
 def _wait(device: torch.device) -> None:

@@ -263,7 +263,7 @@ def test_a_signal_after_the_last_batch_ends_a_grid(
     monkeypatch.setattr(Run, "write_results", signalled)
     train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "0", "1"))
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["fold0"]
-    assert "stopped by SIGTERM" in capsys.readouterr().out
+    assert "stopped by SIGTERM: " in capsys.readouterr().out
     saved = load_checkpoint(tmp_path / "tiny" / "fold0" / "last.pt", torch.device("cpu"))
     assert saved["finished"]
     assert "validation" in saved
