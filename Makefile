@@ -9,10 +9,10 @@ demo: .venv/.done
 	.venv/bin/python -m report.demo
 
 test: .venv/.done
-	.venv/bin/python -m pytest -m "not long"
+	.venv/bin/python -m pytest -n auto --dist loadfile -m "not long"
 
 test-long: .venv/.done
-	.venv/bin/python -m pytest -m long
+	.venv/bin/python -m pytest -n auto -m long
 
 lint: .venv/.done
 	.venv/bin/ruff format --check .
