@@ -1,6 +1,8 @@
 """Duplicates: which images show the same picture, which copy is kept, and which rows must share a fold for it."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 
 from configs.prep import DuplicatePolicy
 from prep.fingerprint import NO_PAIRS, Pairs, find_pairs
-from prep.first_pass import staged_thumbs
+from prep.images import THUMB, Pixels
+from prep.stage import chunk_stem, read_thumbs
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
@@ -22,7 +25,7 @@ Rows = npt.NDArray[np.int64]
 def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | None) -> pd.DataFrame:
     """All pairs of rows that show the same picture (see `list_pairs`).
 
-    `stage` is the folder of the first pass, whose columns `rows` then has (prep/first_pass.py). With None no image was
+    `stage` is the folder of the chunks, whose columns `rows` then has (`build.stage_images`). With None no image was
     read, and the pairs are those of the `official` list alone.
     """
     if stage is None:
@@ -32,9 +35,21 @@ def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | No
     first = np.ones(len(rows), dtype=bool)
     first[same[:, 1]] = False
     shown = np.flatnonzero(rows["sha256"].notna() & ~rows["flat"] & first)
-    thumbs = staged_thumbs(rows, stage)
+    thumbs = _staged_thumbs(rows, stage)
     alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
     return list_pairs(rows, official, same, replace(alike, rows=shown[alike.rows]))
+
+
+def _staged_thumbs(rows: pd.DataFrame, stage: Path) -> Callable[[Rows], Pixels]:
+    """A function from row numbers, int64 [n], to the thumbnails of these rows, uint8 [n, 32, 32]."""
+    chunk, place = rows["chunk"].to_numpy(), rows.groupby("chunk").cumcount().to_numpy()
+    thumbs_of = lru_cache(maxsize=16)(lambda number: read_thumbs(chunk_stem(stage, number)))
+
+    def thumbs(numbers: Rows) -> Pixels:
+        pictures = [thumbs_of(chunk[row])[place[row]] for row in numbers]
+        return np.array(pictures, dtype=np.uint8).reshape(-1, THUMB, THUMB)
+
+    return thumbs
 
 
 def same_files(sha256: pd.Series) -> Rows:

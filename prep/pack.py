@@ -7,7 +7,6 @@ target, -1 where unknown), in plain USTAR.
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import UserError
-from prep.files import file_sha256, read_part, written_whole
+from prep.files import file_sha256, read_bytes, written_whole
+from prep.stage import chunk_stem
 
 _BLOCK = tarfile.BLOCKSIZE
 _EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
@@ -95,7 +95,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
     names, columns = list(task.facts), zip(*task.facts.values(), strict=True)
     for values, vector, (chunk, offset, length, crc32) in zip(columns, task.meta, task.places, strict=True):
         facts = dict(zip(names, values, strict=True))
-        jpeg = read_part(f"{task.stage}{os.sep}{chunk:06d}.jpgs", offset, length)
+        jpeg = read_bytes(f"{chunk_stem(task.stage, chunk)}.jpgs", offset, length)
         if zlib.crc32(jpeg) != crc32:
             key = facts["key"]
             raise UserError(f"{task.stage}: chunk {chunk} is damaged at {key}: remove the folder and run again")

@@ -6,6 +6,7 @@ in chunks (STEM.jpgs, concatenated) until `prep/pack.py` sorts them into shards;
 
 import hashlib
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from configs.prep import Fit, PrepConfig, Subsampling
-from prep.files import read_whole, written_whole
+from prep.files import read_bytes, written_whole
 from prep.fingerprint import are_flat, perceptual_hashes
 from prep.images import THUMB, BadImageError, store_image
 
@@ -88,7 +89,7 @@ def stage_chunk(task: StageTask) -> int:
     with written_whole(Path(f"{task.stem}.jpgs")) as out:
         for number, (path, _, _) in enumerate(task.files):
             try:
-                data = read_whole(path)
+                data = read_bytes(path)
                 image = store_image(data, **encoding)
             except BadImageError as error:
                 records["reason"][number] = str(error)
@@ -105,6 +106,11 @@ def stage_chunk(task: StageTask) -> int:
     with written_whole(Path(f"{task.stem}.npz")) as out:
         np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
     return len(task.files)
+
+
+def chunk_stem(folder: str | Path, number: int) -> str:
+    """Path of the chunk with this number, without its endings."""
+    return f"{folder}{os.sep}{number:06d}"
 
 
 def read_records(stem: str) -> np.ndarray:
