@@ -99,10 +99,9 @@ def _stage_tasks(files: pd.DataFrame, encoding: Encoding, folder: Path) -> Itera
 
 
 def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
-    """Write rejected.csv (image_name, file, reason): every image that cannot be used, in the order of the tables.
+    """Write rejected.csv (image_name, file without its folder, reason): every image that cannot be used.
 
-    The file's name has no folder before it: the same download elsewhere makes the same set. Raises UserError where an
-    image was rejected and none may be, or where none is left.
+    Raises UserError where an image was rejected and none may be, or where none is left.
     """
     bad = rows[rows["left_out"].str.startswith(_CANNOT_BE_USED, na=False)]
     reasons = bad["left_out"].str.removeprefix(_CANNOT_BE_USED)

@@ -19,6 +19,7 @@ from prep.stage import chunk_stem, read_thumbs
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
+_KEPT = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
 Rows = npt.NDArray[np.int64]
 
 
@@ -114,8 +115,7 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
         if policy == "drop" and cluster["target"].nunique() == 1:
             _drop(cluster.assign(number=numbers.to_numpy()), linked, verdict)
         else:
-            words = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
-            verdict.loc[cluster.index, "decision"] = words[policy]
+            verdict.loc[cluster.index, "decision"] = _KEPT[policy]
     return verdict
 
 
@@ -157,9 +157,7 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
     Rows are joined by patient, by lesion and by `links` (row numbers, int64 [P, 2]); a component takes the first, in
     sorting order, of its members' names, a member's being its patient, else its lesion, else its key.
     """
-    count = len(rows)
-    edges = [links]
-    nodes = count
+    edges, nodes = [links], len(rows)
     for column in ("patient", "lesion"):
         known = np.flatnonzero(rows[column].notna())
         place, names = pd.factorize(rows[column].iloc[known])
@@ -167,7 +165,7 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
         nodes += len(names)
     _, component = connected_components(_graph(np.concatenate(edges), nodes), directed=False)
     own = rows["patient"].fillna(rows["lesion"]).fillna(rows["key"])
-    first = own.groupby(component[:count]).transform("min")
+    first = own.groupby(component[: len(rows)]).transform("min")
     return pd.Series(first.to_numpy(), index=rows.index, dtype="str")
 
 

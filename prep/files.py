@@ -18,9 +18,8 @@ def written_whole(path: Path, *, fsync: bool = False) -> Iterator[BinaryIO]:
     """A file to write. It takes the name `path` when the block ends normally; otherwise it is removed, and a file that
     had that name before is still there.
 
-    The temporary name holds the process id and a random token, so that no two processes, on one host or several, write
-    to the same file. With `fsync`, file and name survive a power cut from the moment this returns. An OSError of the
-    write carries `path` as its file name, not the temporary one.
+    With `fsync`, file and name survive a power cut from the moment this returns. An OSError of the write carries `path`
+    as its file name, not the temporary one, which no two processes, on one host or several, share.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

@@ -119,7 +119,8 @@ def summary(plan: Plan) -> str:
     lines += _about_pairs(plan.pairs, rows)
     if plan.overlap:
         lines.append(plan.overlap)
-    lines += ["", "missing among the training rows: " + _nulls(train)]
+    nulls = train[["sex", "age", "site", "patient", "lesion"]].isna().sum()
+    lines += ["", "missing among the training rows: " + ", ".join(f"{name} {count:,}" for name, count in nulls.items())]
     reasons = rows["left_out"].dropna().str.replace(r"^(duplicate of|cannot be used).*", r"\1 ...", regex=True)
     lines.append(f"left out: {len(reasons):,} rows")
     lines += [f"  {count:,} {reason}" for reason, count in sorted(reasons.value_counts().items())]
@@ -143,15 +144,8 @@ def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _nulls(rows: pd.DataFrame) -> str:
-    return ", ".join(f"{name} {rows[name].isna().sum():,}" for name in ("sex", "age", "site", "patient", "lesion"))
-
-
 def draw_overview(rows: pd.DataFrame, folder: Path, out: BinaryIO) -> None:
-    """Draw the first images of each split, sub-source and target, one line each, as a PNG.
-
-    Reads what `_READ` and left_out say of the rows, and the shards in `folder`.
-    """
+    """Draw the first images of each split, sub-source and target, one line each, as a PNG, from the shards."""
     by_kind = rows.loc[rows["left_out"].isna(), _READ].groupby(["split", "subsource", "target"])
     sizes = by_kind["key"].transform("size")
     shown = by_kind.head(_EACH)

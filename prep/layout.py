@@ -1,12 +1,12 @@
 """What a download folder contains: which tables, and the image file of each name.
 
-Downloads differ: Kaggle's and the ISIC archive's names, folders nested in one of the same name, images sorted into
-class folders, sets resized by others. So each table is searched by all its known names, and images by their own names,
-below the first known folder that exists.
+Downloads differ: Kaggle's and the ISIC archive's names, nested folders, images in class folders, sets that others
+resized. So each table is searched by all its known names, images by their own below the first known folder that exists.
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
     exact = table["file"].notna().to_numpy()
     for row in np.flatnonzero(exact):
         file = table["file"].iloc[row]
-        status = _status(file)
-        if status is not None:
+        with suppress(OSError):
+            status = os.stat(file)  # noqa: PTH116
             path[row], size[row], changed[row] = file, status.st_size, status.st_mtime_ns
     for folder in table["folder"][~exact].dropna().unique():
         rows = np.flatnonzero(~exact & (table["folder"] == folder).to_numpy())
@@ -87,10 +87,3 @@ def _walk(folder: str) -> Iterator["os.DirEntry[str]"]:
                 yield from _walk(entry.path)
             elif entry.is_file():
                 yield entry
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None

@@ -19,8 +19,7 @@ FEATURES: dict[MetaKind, tuple[str, ...]] = {
     "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
 }
 _MEANING = 1  # raise it whenever a value changes its meaning under the same name
-# The value of sex where it is missing or hidden.
-_NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
+_NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}  # where sex is missing or hidden
 
 
 def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:

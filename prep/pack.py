@@ -33,8 +33,8 @@ PACKER = 2
 class ShardTask:
     """One shard to make, `folder`/`name`.tar and .idx, from N staged samples.
 
-    `facts` are the columns of what the samples' JSON says, N plain JSON values each, key and target among them; `meta`
-    is float32 [N, M]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
+    `facts` are the columns of the samples' JSON, N plain values each, key and target among them; `meta` is float32
+    [N, M]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
     """
 
     folder: str
@@ -105,18 +105,15 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _read_done(path: Path) -> PackedShard | None:
-    """The record of a shard that an earlier run finished, or None where it, or its tar, is not whole.
-
-    Shards are not flushed while they are packed, so after a power cut a file may exist without its content.
-    """
+    """The record of a shard that an earlier run finished, or None where it, its tar or its index is not whole: shards
+    are not flushed while they are packed, so a power cut may leave a file without its content."""
     try:
         record = json.loads(path.read_text())
         shard = PackedShard(**{**record, "offsets": tuple(record["offsets"])})
         hashes = [file_sha256(path.with_name(f"{shard.name}.{ending}")) for ending in ("tar", "idx")]
-        whole = hashes == [shard.sha256, shard.index_sha256]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return shard if whole else None
+    return shard if hashes == [shard.sha256, shard.index_sha256] else None
 
 
 def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -> tuple[str, tuple[int, ...], bytes]:

@@ -26,18 +26,18 @@ NAME_TAKEN = "the name of an image of the downloads"
 
 
 def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
-    """Every row of the tables with its image file (path, missing where there is none, file_bytes, changed_ns).
+    """Every row of the tables with its image file (see `find_pictures`), which with `images` False need not exist.
 
-    Raises UserError where the tables do not fit, or where images are missing and may not be; with `images` False, none
-    of them has to exist.
+    Raises UserError where the tables do not fit, or where images are missing and may not be.
     """
     folders = [Path(folder) if folder else None for folder in (config.isic2020, config.isic2019, config.master)]
     rows = merged_table(*folders)
     rows["n_images"] = images_per_patient(rows)
     if config.extra:
-        rows = _with_extra(
-            rows, read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train")
-        )
+        extra = read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train")
+        extra["left_out"] = pd.Series(NAME_TAKEN, extra.index, dtype="str").where(extra["key"].isin(rows["key"]))
+        extra["n_images"] = images_per_patient(extra)
+        rows = pd.concat([rows, extra], ignore_index=True)
     rows["subsource"] = folds.subsource(rows)
     rows = rows.join(find_pictures(rows))
     wanted = rows["left_out"].isna()
@@ -76,11 +76,3 @@ def inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
     options = {name: getattr(config, name) for name in OPTIONS}
     described = [tables.hexdigest(), options, Encoding.of(config).described(), PACKER]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _with_extra(rows: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
-    """The rows followed by an outside set's; those whose names are taken already are left out."""
-    taken = extra["key"].isin(rows["key"])
-    extra["left_out"] = pd.Series(NAME_TAKEN, extra.index, dtype="str").where(taken)
-    extra["n_images"] = images_per_patient(extra)
-    return pd.concat([rows, extra], ignore_index=True)

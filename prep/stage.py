@@ -9,8 +9,6 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -115,32 +113,30 @@ def chunk_stem(folder: str | Path, number: int) -> str:
 
 def read_records(stem: str) -> np.ndarray:
     """The records of a finished chunk, RECORD [N]."""
-    with _opened(stem) as found:
-        return np.asarray(found["records"])
+    return _read(stem, "records")
 
 
 def read_thumbs(stem: str) -> np.ndarray:
     """The thumbnails of a finished chunk, uint8 [N, 32, 32]."""
-    with _opened(stem) as found:
-        return np.asarray(found["thumbs"])
+    return _read(stem, "thumbs")
 
 
-@contextmanager
-def _opened(stem: str) -> Iterator[Any]:
+def _read(stem: str, name: str) -> np.ndarray:
     # numpy does not close a file that is not an archive, which one may not be after a power cut.
     with Path(f"{stem}.npz").open("rb") as file, np.load(file) as found:
-        yield found
+        return np.asarray(found[name])
 
 
 def _is_made(task: StageTask, digest: str) -> bool:
     """Whether an earlier run made this chunk. A chunk with an unusable image is made again: the image may have been
     repaired, or its permissions changed, without a new size or time."""
     try:
-        with _opened(task.stem) as found:
-            if str(found["digest"]) != digest:
-                return False
-            records = found["records"]
-            size = int(records["length"].sum())
-            return not records["reason"].any() and Path(f"{task.stem}.jpgs").stat().st_size == size
+        records = read_records(task.stem)
+        size = Path(f"{task.stem}.jpgs").stat().st_size
+        return (
+            str(_read(task.stem, "digest")) == digest
+            and not records["reason"].any()
+            and size == records["length"].sum()
+        )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut short by a power cut
         return False

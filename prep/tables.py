@@ -42,7 +42,7 @@ _LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 
 
 def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | None = None) -> pd.DataFrame:
-    """Read one or both downloads into one table (columns as above), 2020 first, in the order of the files.
+    """Read one or both downloads into one table, 2020 first, in the order of the files.
 
     A `master` CSV decides which images are the training rows, and names their files; everything else comes from the
     downloads' tables, or from the master itself where no download is given. Raises UserError with the folder, file,
@@ -111,17 +111,16 @@ def read_2019(folder: Path) -> pd.DataFrame:
     csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
     truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
     meta = read_csv(meta_csv, {"image": ["image"]} | _PERSON | _LESION)
-    onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    sound = np.isin(onehot, (0.0, 1.0)).all(axis=1) & (onehot.sum(axis=1) == 1)
-    require_rows(pd.Series(sound), truth["image"], csv, "MEL..UNK", "a single 1 in every row")
+    onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce")
+    sound = onehot.isin((0, 1)).all(axis=1) & (onehot.sum(axis=1) == 1)
+    require_rows(sound, truth["image"], csv, "MEL..UNK", "a single 1 in every row")
     for left, right, place in ((meta, truth, csv), (truth, meta, meta_csv)):
         absent = left["image"][~left["image"].isin(right["image"])]
         if len(absent):
             raise UserError(f"{place}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
-    hot = pd.Series(onehot.argmax(axis=1), index=truth["image"])
     rows = meta.rename(columns={"image": "image_name"})
-    rows["diagnosis"] = np.array(_CLASSES_OF_2019)[hot[rows["image_name"]]]
-    rows["target"] = (hot[rows["image_name"]] == 0).to_numpy(dtype=np.int8)
+    rows["diagnosis"] = rows["image_name"].map(onehot.idxmax(axis=1).set_axis(truth["image"]))
+    rows["target"] = (rows["diagnosis"] == "MEL").astype("int8")
     typed = _typed(rows, meta_csv, source=2019, split="train", folder=images)
     return typed.set_index("key").loc[truth["image"]].rename_axis("key").reset_index()
 
@@ -134,16 +133,14 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
         if len(found) != 1:
             raise UserError(f"--master {csv}: wanted one file named *master*.csv there, found {len(found)}")
         csv = found[0]
-    place = {"year": ["year"], "filepath": ["filepath"]}
-    label = {"target": ["target"]}
+    place = {"target": ["target"], "year": ["year"], "filepath": ["filepath"]}
     if table is None:
-        known = _PATIENT | _LESION | _PERSON | {"diagnosis": ["diagnosis"]}
-        rows = read_csv(csv, _KEY | label | place | known, optional=["diagnosis"])
+        rows = read_csv(csv, _KEY | place | _PATIENT | _LESION | _PERSON | _LABEL, optional=["diagnosis"])
         years = whole_numbers(rows, "year", (2019, 2020), csv)
         joined = _typed(rows, csv, source=years, split="train", folder=None)
         joined["file"] = _paths(rows["filepath"], csv)
         return joined
-    rows = read_csv(csv, _KEY | label | place)
+    rows = read_csv(csv, _KEY | place)
     targets = whole_numbers(rows, "target", (0, 1), csv)
     years = whole_numbers(rows, "year", (2019, 2020), csv)
     train = table[table["split"] == "train"].set_index("key")
@@ -170,12 +167,11 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     rows = read_csv(csv, columns, optional, pattern=".+")
     paths = rows["image"].map(lambda name: str(csv.parent / name))
     exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
-    stems = rows["image"].map(lambda name: Path(name).stem if name.lower().endswith(layout.ENDINGS) else name)
+    stems = rows["image"].where(~exact, rows["image"].map(lambda name: Path(name).stem))
     require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, whatever its folder")
     wanted = "a file name of letters, digits, - and _, and one of " + ", ".join(layout.ENDINGS)
     require_rows(stems.str.fullmatch(NAME), rows["image"], csv, "image", wanted)
-    group = "extra_" + rows["group"]
-    renamed = rows.assign(image_name=stems, patient_id=group, lesion_id=np.nan)
+    renamed = rows.assign(image_name=stems, patient_id="extra_" + rows["group"])
     typed = _typed(renamed, csv, source=OUTSIDE, split=split, folder=str(csv.resolve().parent))
     typed["file"] = paths.where(exact).astype("str")
     return typed
@@ -192,12 +188,11 @@ def read_duplicate_pairs(isic2020: Path | None) -> pd.DataFrame:
 def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
     """Rows under the names of `read_csv` -> the columns of this module's table."""
     missing = pd.Series(np.nan, index=rows.index, dtype="str")
-    labelled = "target" in rows
-    target = whole_numbers(rows, "target", (0, 1), csv) if labelled else pd.Series(-1, index=rows.index)
+    target = whole_numbers(rows, "target", (0, 1), csv) if "target" in rows else pd.Series(-1, index=rows.index)
     return pd.DataFrame(
         {
             "key": rows["image_name"],
-            "source": np.int16(source) if isinstance(source, int) else source.astype("int16"),
+            "source": pd.Series(source, index=rows.index, dtype="int16"),
             "split": split,
             "target": target.astype("int8"),
             "diagnosis": rows.get("diagnosis", missing).astype("str"),
