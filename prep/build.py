@@ -20,8 +20,9 @@ from prep.metadata import meta_vectors
 from prep.pack import ShardTask, pack_shard
 from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
-from prep.rows import inputs_digest, official_pairs, read_rows
+from prep.rows import inputs_digest, read_rows
 from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records, stage_chunk
+from prep.tables import read_duplicate_pairs
 
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
 _FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
@@ -43,7 +44,7 @@ def build(config: PrepConfig) -> str:
         _require_same(out, inputs)
         return f"{config.out} is complete and was made from the same tables, file sizes and options: nothing to do"
     with only_builder(partial, _OURS):
-        if not _is_finished(partial, inputs):
+        if _inputs_of(partial) != inputs:  # else a run was interrupted before it renamed the folder
             _require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
@@ -59,7 +60,7 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
     stage.mkdir(exist_ok=True)
     rows = stage_images(rows, config, stage, workers)
     reject(rows, config, partial)
-    pairs = find_duplicates(rows, official_pairs(config), stage)
+    pairs = find_duplicates(rows, read_duplicate_pairs(config.isic2020), stage)
     plan = make_plan(rows, pairs, config)
     packing = workers.in_order(pack_shard, shard_tasks(plan, partial, stage))
     shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
@@ -139,10 +140,11 @@ def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
 
 def publish(partial: Path, out: Path) -> None:
     """Remove what was needed only to build, or left by a run with other options, and give the set its name."""
-    wanted = {entry.file for entry in read_manifest(partial).shards}
+    manifest = read_manifest(partial)
+    wanted = {*manifest.files, *(entry.file for entry in manifest.shards)}
     for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
         for path in partial.glob(pattern):
-            if pattern in ("*.tmp", "*.done.json") or path.with_suffix(".tar").name not in wanted:
+            if path.name not in wanted:
                 path.unlink()
     shutil.rmtree(partial / _STAGE, ignore_errors=True)
     partial.rename(out)
@@ -154,25 +156,25 @@ def _plain(column: pd.Series) -> list[Any]:
     return [None if value != value else value for value in values] if column.hasnans else values
 
 
-def _is_finished(partial: Path, inputs: str) -> bool:
-    """Whether an earlier run wrote everything and was interrupted before it renamed the folder."""
-    return (partial / MANIFEST).is_file() and read_manifest(partial).inputs_sha256 == inputs
+def _inputs_of(folder: Path) -> str | None:
+    """What the set in `folder` was made from, None where none is there."""
+    return read_manifest(folder).inputs_sha256 if (folder / MANIFEST).is_file() else None
 
 
 def _require_same(out: Path, inputs: str) -> None:
-    if not (out / MANIFEST).is_file():
+    found = _inputs_of(out)
+    if found is None:
         raise UserError(f"{out} is not empty and holds no shard set; nothing in it was changed: choose another --out")
-    if read_manifest(out).inputs_sha256 != inputs:
-        raise UserError(
-            f"{out} holds a shard set made from other inputs or options; it was not changed: choose another --out"
-        )
+    if found != inputs:
+        what = "a shard set made from other inputs or options"
+        raise UserError(f"{out} holds {what}; it was not changed: choose another --out")
 
 
 def _require_space(folder: Path, *, images: int, size: int) -> None:
     """Raise UserError where the disk of `folder` lacks the space for a set of `images` at `size` pixels.
 
-    Until the set is complete each image is stored twice, once staged and once in its shard: half a byte per pixel at
-    quality 96, as measured on ISIC images, and 8 KB for tar headers, vectors and thumbnails.
+    Each image is stored twice, staged and in its shard: half a byte per pixel at quality 96, as measured on ISIC
+    images, and 8 KB for tar headers, vectors and thumbnails.
     """
     present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     needed = images * (2 * size * size // 2 + 8192) - present

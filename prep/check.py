@@ -23,15 +23,12 @@ from prep.pool import Workers, with_progress
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "group", "left_out"]
 _OF_SAMPLE = ["key", "offset", "length", "crc32", "target", "meta_clinical"]
 _ENDINGS = ("jpg", "json", "npy", "cls")
-# A shard, and its rows of samples.parquet, or None to check the file's hash alone.
-ShardTask = tuple[ShardEntry, pd.DataFrame | None]
+# A shard and its rows of samples.parquet, or None to check the file's hash alone.
+_Task = tuple[ShardEntry, pd.DataFrame | None]
 
 
 def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
-    """A line for everything that is wrong with the shard set in `folder`; empty where it is sound.
-
-    Raises UserError where there is no manifest to check against.
-    """
+    """A line for everything that is wrong with the shard set in `folder`. Raises UserError where it has no manifest."""
     manifest = read_manifest(folder)
     found = list(_check_files(folder, manifest))
     rows = None
@@ -45,7 +42,7 @@ def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
     return found
 
 
-def check_shard(folder: Path, size: int, task: ShardTask) -> tuple[list[str], int]:
+def check_shard(folder: Path, size: int, task: _Task) -> tuple[list[str], int]:
     """What is wrong with one shard of images of `size` pixels, and how many samples it should hold."""
     entry, samples = task
     path = folder / entry.file
@@ -62,7 +59,7 @@ def check_shard(folder: Path, size: int, task: ShardTask) -> tuple[list[str], in
     return found, entry.samples
 
 
-def _tasks(manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[ShardTask]:
+def _tasks(manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[_Task]:
     parts = {} if rows is None else dict(list(rows.groupby("shard", sort=False)[_OF_SAMPLE]))
     for entry in manifest.shards:
         yield entry, None if rows is None else parts.get(entry.file, rows.head(0))

@@ -15,19 +15,13 @@ NAME = "[A-Za-z0-9_-]{1,90}"
 
 
 def read_csv(
-    path: Path,
-    columns: Mapping[str, Sequence[str]],
-    optional: Sequence[str] = (),
-    *,
-    keyed: bool = True,
-    pattern: str = NAME,
+    path: Path, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = (), *, pattern: str | None = NAME
 ) -> pd.DataFrame:
     """The columns of a CSV under our names, as stripped strings, empty cells as missing.
 
     `columns` maps each of our names to the headers it may have, of which the first one found is read; columns in
-    `optional` may be absent, and are then all missing. In a `keyed` file the first column is the image's name, unique
-    and of letters, digits, - and _. The index counts the lines after the header, so that errors name the right one.
-    Raises UserError.
+    `optional` may be absent, and are then all missing. The first column is the image's name, unique and matching
+    `pattern`, unless that is None. The index counts the lines after the header. Raises UserError.
     """
     found = _read_strings(path)
     rows = pd.DataFrame(index=found.index)
@@ -38,7 +32,7 @@ def read_csv(
         missing = pd.Series(np.nan, index=found.index, dtype="str")
         rows[name] = missing if header is None else found[header].str.strip()
         rows.attrs[name] = header or name  # for error messages
-    if keyed:
+    if pattern is not None:
         key = rows[rows.columns[0]]
         header = rows.attrs[rows.columns[0]]
         require_rows(key.notna(), key, path, header, "an image name in every row")

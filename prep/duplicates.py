@@ -26,8 +26,7 @@ Rows = npt.NDArray[np.int64]
 def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | None) -> pd.DataFrame:
     """All pairs of rows that show the same picture (see `list_pairs`).
 
-    `stage` is the folder of the chunks, whose columns `rows` then has (`build.stage_images`). With None no image was
-    read, and the pairs are those of the `official` list alone.
+    `stage` is the folder of the chunks; with None no image was read, and the pairs are those of the `official` list.
     """
     if stage is None:
         return list_pairs(rows, official, np.empty((0, 2), dtype=np.int64), NO_PAIRS)
@@ -66,27 +65,19 @@ def same_files(sha256: pd.Series) -> Rows:
 def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pairs) -> pd.DataFrame:
     """Every pair from the official list, equal bytes or similar pictures, once each.
 
-    Reads key, split, source, lesion and target of `rows`. Columns: row_1, row_2 (row numbers), kind, official,
-    correlation, detail (NaN where the pictures were not compared). Two images of one 2019 lesion are views, which share
-    a group but are not duplicates, unless the files are equal.
+    Columns: row_1, row_2 (row numbers), kind, official, correlation, detail (NaN where the pictures were not compared).
+    Two images of one 2019 lesion are views, which share a group but are not duplicates, unless the files are equal.
     """
     numbers = pd.Series(np.arange(len(rows)), index=rows["key"]).groupby(level=0).first()
     named = np.stack([official[name].map(numbers).to_numpy(np.float64) for name in ("image_name_1", "image_name_2")], 1)
     named = named[~np.isnan(named).any(axis=1)].astype(np.int64)
-    nothing = np.full(len(named), np.nan)
-    parts = [
-        pd.DataFrame({"a": alike.rows[:, 0], "b": alike.rows[:, 1], "r": alike.correlation, "d": alike.detail}),
-        pd.DataFrame({"a": same[:, 0], "b": same[:, 1], "r": 1.0, "d": 1.0, "equal": True}),
-        pd.DataFrame({"a": named[:, 0], "b": named[:, 1], "r": nothing, "d": nothing, "official": True}),
-    ]
-    found = pd.concat(parts).astype({"a": np.int64, "b": np.int64})
-    ends = np.sort(found[["a", "b"]].to_numpy(), axis=1)
-    found = found.assign(row_1=ends[:, 0], row_2=ends[:, 1])
-    for column in ("equal", "official"):
-        found[column] = found[column].eq(True)
-    pairs = found.groupby(["row_1", "row_2"], as_index=False).agg(
-        official=("official", "any"), equal=("equal", "any"), correlation=("r", "max"), detail=("d", "max")
-    )
+    found = pd.DataFrame(np.sort(np.concatenate([alike.rows, same, named]), axis=1), columns=["row_1", "row_2"])
+    kinds = np.repeat(["alike", "equal", "official"], [len(alike.rows), len(same), len(named)])
+    found["official"], found["equal"] = kinds == "official", kinds == "equal"
+    for name, values in (("correlation", alike.correlation), ("detail", alike.detail)):
+        found[name] = np.concatenate([values, np.ones(len(same)), np.full(len(named), np.nan)])
+    how = {"official": "any", "equal": "any", "correlation": "max", "detail": "max"}
+    pairs = found.groupby(["row_1", "row_2"], as_index=False).agg(how)
     lesion, source = rows["lesion"].to_numpy(dtype=object), rows["source"].to_numpy()
     left, right = pairs["row_1"], pairs["row_2"]
     views = (lesion[left] == lesion[right]) & (source[left] == 2019) & ~pairs["equal"] & ~pairs["official"]
@@ -122,8 +113,8 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
 def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataFrame) -> None:
     """Go through a cluster from the best row on, and record each in `verdict`: kept, or a copy of a kept one.
 
-    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images
-    before those of an outside set; then the larger original.
+    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images;
+    then the larger original.
     """
     views = cluster["lesion"].where(cluster["source"] == 2019).duplicated(keep=False) & cluster["lesion"].notna()
     order = cluster.assign(

@@ -12,16 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from prep.duplicates import VIEW
 from prep.files import file_sha256, flush, read_bytes, written_whole
 from prep.folds import fold_table
-from prep.manifest import (
-    SAMPLES,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardEntry,
-    count_rows,
-    labels_digest,
-    write_manifest,
-    write_samples,
-)
+from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, write_manifest, write_samples
 from prep.metadata import FEATURES, meta_vectors
 from prep.pack import PACKER, PackedShard
 from prep.plan import Plan
@@ -32,7 +23,6 @@ REJECTED = "rejected.csv"
 DUPLICATES = "duplicates.csv"
 OVERVIEW = "overview.png"
 SUMMARY = "summary.txt"
-
 _EACH = 8  # images of a line
 _EDGE, _GAP, _MARGIN = 120, 14, 130  # pixels of an image, above each, and left of all
 _TARGETS = {1: "melanoma", 0: "no melanoma", -1: "label unknown"}
@@ -65,7 +55,6 @@ def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dic
     config, rows = plan.config, plan.rows
     made = {"folds": int(rows["fold"].max()) + 1, "folds_file": config.folds_file is not None}
     return Manifest(
-        schema_version=SCHEMA_VERSION,
         size=config.size,
         encoder=Encoding.of(config).described(),
         options={**{name: getattr(config, name) for name in OPTIONS}, **made, "packer": PACKER, "meta": FEATURES},
@@ -130,8 +119,8 @@ def summary(plan: Plan) -> str:
 def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Counts of pairs, clusters and decisions."""
     views = pairs["kind"] == VIEW
-    inside = (pairs["split_1"] == "train") & (pairs["split_2"] == "train") & ~views
     splits = pairs[["split_1", "split_2"]]
+    inside = (splits == "train").all(axis=1) & ~views
     across = (splits == "train").any(axis=1) & (splits == "test").any(axis=1)
     found = int((inside & ~pairs["official"]).sum())
     lines = [
@@ -146,34 +135,22 @@ def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
 
 def draw_overview(rows: pd.DataFrame, folder: Path, out: BinaryIO) -> None:
     """Draw the first images of each split, sub-source and target, one line each, as a PNG, from the shards."""
-    by_kind = rows.loc[rows["left_out"].isna(), _READ].groupby(["split", "subsource", "target"])
-    sizes = by_kind["key"].transform("size")
-    shown = by_kind.head(_EACH)
-    lines = [(part, sizes[part.index[0]]) for _, part in shown.groupby(["split", "subsource", "target"])]
-    lines.sort(key=lambda line: _place(line[0].iloc[0]))
+    kept = rows.loc[rows["left_out"].isna(), _READ]
+    kept = kept.assign(split=pd.Categorical(kept["split"], _SPLITS), rank=-kept["target"])
+    groups = kept.groupby(["split", "subsource", "rank"], observed=True)
     step = _EDGE + _GAP
-    sheet = Image.new("RGB", (_MARGIN + (_EDGE + 4) * _EACH, step * len(lines)), "white")
+    sheet = Image.new("RGB", (_MARGIN + (_EDGE + 4) * _EACH, step * groups.ngroups), "white")
     draw = ImageDraw.Draw(sheet)
     small, normal = ImageFont.load_default(8), ImageFont.load_default(11)
-    for line, (part, count) in enumerate(lines):
+    for line, (_, part) in enumerate(groups):
         top = line * step + _GAP
-        draw.multiline_text((6, top + _EDGE / 3), _label(part.iloc[0], count), fill="black", font=normal)
-        for place, row in enumerate(part.to_dict("records")):
+        first = part.iloc[0]
+        source = f"2019 {first['subsource']}" if first["source"] == 2019 else first["subsource"]
+        label = f"{first['split']} {source}\n{_TARGETS[first['target']]}\n{len(part):,} images"
+        draw.multiline_text((6, top + _EDGE / 3), label, fill="black", font=normal)
+        for place, row in enumerate(part.head(_EACH).to_dict("records")):
             left = _MARGIN + place * (_EDGE + 4)
-            sheet.paste(_picture(folder / row["shard"], row["offset"], row["length"]), (left, top))
+            pixels = simplejpeg.decode_jpeg(read_bytes(folder / row["shard"], row["offset"], row["length"]))
+            sheet.paste(Image.fromarray(pixels).resize((_EDGE, _EDGE), Image.Resampling.LANCZOS), (left, top))
             draw.text((left, top - 11), row["key"], fill="black", font=small)
     sheet.save(out, "PNG")
-
-
-def _place(row: Any) -> tuple[int, str, int]:
-    return _SPLITS.index(row["split"]), row["subsource"], -row["target"]
-
-
-def _label(row: Any, count: int) -> str:
-    source = f"2019 {row['subsource']}" if row["source"] == 2019 else row["subsource"]
-    return f"{row['split']} {source}\n{_TARGETS[row['target']]}\n{count:,} images"
-
-
-def _picture(shard: Path, offset: int, length: int) -> Image.Image:
-    pixels = np.asarray(simplejpeg.decode_jpeg(read_bytes(shard, offset, length)))
-    return Image.fromarray(pixels).resize((_EDGE, _EDGE), Image.Resampling.LANCZOS)

@@ -74,13 +74,12 @@ class ShardEntry:
 class Manifest:
     """The content of manifest.json.
 
-    `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
-    target) of the kept training rows: what a model is trained and judged on, whatever the images' size. `unsafe` says
-    why results on this set are for comparison only, else null; `files` has the SHA-256 of every file but
-    the tars and the manifest itself.
+    `counts` has a row for each source, split, fold and target; `labels_sha256` is `labels_digest`, what a model is
+    trained and judged on, whatever the images' size; `unsafe` says why results on this set are for comparison only,
+    else null; `files` has the SHA-256 of every file but the tars and the manifest itself.
     """
 
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
     size: int
     encoder: dict[str, Any]
     options: dict[str, Any]

@@ -11,7 +11,8 @@ from prep.files import written_whole
 from prep.folds import fold_table
 from prep.plan import make_plan
 from prep.pool import Workers
-from prep.rows import official_pairs, read_rows
+from prep.rows import read_rows
+from prep.tables import read_duplicate_pairs
 
 _COLUMNS = {"key": "image_name", "target": "target", "source": "year", "path": "filepath"}
 _COLUMNS |= {name: name for name in ("patient", "lesion", "sex", "age", "site", "diagnosis", "group", "fold")}
@@ -25,12 +26,13 @@ def write_master(config: MergeConfig) -> str:
     rows = read_rows(prep, images=config.look)
     rows["path"] = rows["path"].map(os.path.abspath, na_action="ignore")
     out.parent.mkdir(parents=True, exist_ok=True)
+    official = read_duplicate_pairs(prep.isic2020)
     if config.look:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".look-") as folder, Workers(prep.workers) as workers:
             rows = stage_images(rows, prep, Path(folder), workers)
-            pairs = find_duplicates(rows, official_pairs(prep), Path(folder))
+            pairs = find_duplicates(rows, official, Path(folder))
     else:
-        pairs = find_duplicates(rows, official_pairs(prep), None)
+        pairs = find_duplicates(rows, official, None)
     plan = make_plan(rows, pairs, prep)
     table = plan.rows.set_index("key").loc[rows["key"]].reset_index()
     train = table[table["split"] == "train"]

@@ -59,7 +59,7 @@ class PackedShard:
     bytes: int
     sha256: str
     index_sha256: str
-    offsets: tuple[int, ...]
+    offsets: list[int]
 
 
 def pack_shard(task: ShardTask) -> PackedShard:
@@ -108,15 +108,14 @@ def _read_done(path: Path) -> PackedShard | None:
     """The record of a shard that an earlier run finished, or None where it, its tar or its index is not whole: shards
     are not flushed while they are packed, so a power cut may leave a file without its content."""
     try:
-        record = json.loads(path.read_text())
-        shard = PackedShard(**{**record, "offsets": tuple(record["offsets"])})
+        shard = PackedShard(**json.loads(path.read_text()))
         hashes = [file_sha256(path.with_name(f"{shard.name}.{ending}")) for ending in ("tar", "idx")]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return shard if hashes == [shard.sha256, shard.index_sha256] else None
 
 
-def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -> tuple[str, tuple[int, ...], bytes]:
+def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -> tuple[str, list[int], bytes]:
     """Write a USTAR archive whose bytes depend on names and contents only.
 
     Returns its SHA-256, where each sample's first file lies, in bytes, and the index file of DALI's
@@ -137,7 +136,7 @@ def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -
     end = bytes(2 * _BLOCK + -(offset + 2 * _BLOCK) % tarfile.RECORDSIZE)  # two empty blocks, then a whole record
     out.write(end)
     digest.update(end)
-    return digest.hexdigest(), tuple(offsets), "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
+    return digest.hexdigest(), offsets, "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
 
 def _tar_header(name: str, size: int) -> bytes:

@@ -60,17 +60,12 @@ def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
     return rows
 
 
-def official_pairs(config: PrepConfig) -> pd.DataFrame:
-    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there are none."""
-    return read_duplicate_pairs(Path(config.isic2020) if config.isic2020 else None)
-
-
 def inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
     """SHA-256 of all that decides the set: tables, names and sizes of the files, official pairs, an outside assignment
     of folds, options, and the versions of the code and libraries that write images and shards."""
     facts = rows.drop(columns=["folder", "file", "path", "changed_ns"])
     tables = hashlib.sha256(pd.util.hash_pandas_object(facts, index=False).to_numpy().tobytes())
-    tables.update(official_pairs(config).to_csv(index=False).encode())
+    tables.update(read_duplicate_pairs(config.isic2020).to_csv(index=False).encode())
     if config.folds_file:
         tables.update(folds.read_folds(Path(config.folds_file), rows).tobytes())
     options = {name: getattr(config, name) for name in OPTIONS}

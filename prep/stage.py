@@ -1,7 +1,7 @@
 """The first pass: each image file read, decoded and encoded once, a chunk of them as a pure function of a small task.
 
-What a shard holds depends on folds, folds on duplicates, and duplicates on every image. So the encoded JPEGs are kept
-in chunks (STEM.jpgs, concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
+What a shard holds depends on duplicates, and these on every image. So the encoded JPEGs are kept in chunks (STEM.jpgs,
+concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
 """
 
 import hashlib
@@ -89,11 +89,9 @@ def stage_chunk(task: StageTask) -> int:
             try:
                 data = read_bytes(path)
                 image = store_image(data, **encoding)
-            except BadImageError as error:
-                records["reason"][number] = str(error)
-                continue
-            except OSError as error:
-                records["reason"][number] = f"cannot be read: {error.strerror}"
+            except (BadImageError, OSError) as error:
+                reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+                records["reason"][number] = reason
                 continue
             out.write(image.jpeg)
             thumbs[number] = image.thumb
@@ -128,8 +126,8 @@ def _read(stem: str, name: str) -> np.ndarray:
 
 
 def _is_made(task: StageTask, digest: str) -> bool:
-    """Whether an earlier run made this chunk. A chunk with an unusable image is made again: the image may have been
-    repaired, or its permissions changed, without a new size or time."""
+    """Whether an earlier run made this chunk. One with an unusable image is made again: the image may have been
+    repaired without a new size or time."""
     try:
         records = read_records(task.stem)
         size = Path(f"{task.stem}.jpgs").stat().st_size

@@ -19,10 +19,6 @@ from prep.csvfile import NAME, ages, read_csv, require_rows, whole_numbers, word
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
-COLUMNS = (
-    *("key", "source", "split", "target", "diagnosis", "patient", "lesion", "sex", "age", "site"),
-    *("folder", "file", "left_out"),
-)
 UNNAMED = "not in the master table"
 """Why a training row is left out: a master table does not name it."""
 OUTSIDE = 0
@@ -65,8 +61,7 @@ def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | No
 def read_2020(folder: Path) -> list[pd.DataFrame]:
     """The train table and, where there is one, the test table of the ISIC 2020 download in `folder`.
 
-    Kaggle's layout, the archive's, or a resized set: see prep/layout.py. Lesion ids come from the archive's second
-    ground truth, where that exists too.
+    Lesion ids come from the archive's second ground truth, where that exists too.
     """
     layout.require_folder(folder, "--isic2020")
     csv = layout.find_table(folder, layout.TRAIN_2020)
@@ -88,11 +83,8 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
 
 
 def read_2019(folder: Path) -> pd.DataFrame:
-    """The train table of the ISIC 2019 download in `folder`; anterior, posterior and lateral torso become torso.
-
-    The challenge's two tables, or the train.csv of a resized set, which must then have the lesion ids: without them
-    images of one lesion would be in several folds.
-    """
+    """The train table of the ISIC 2019 download in `folder`: the challenge's two tables, or the train.csv of a resized
+    set, which must then have the lesion ids: without them images of one lesion would be in several folds."""
     layout.require_folder(folder, "--isic2019")
     images = layout.pictures_folder(folder, layout.PICTURES_2019)
     csv, meta_csv = (layout.find_table(folder, names) for names in (layout.TRUTH_2019, layout.META_2019))
@@ -177,12 +169,12 @@ def read_extra(csv: Path, split: str) -> pd.DataFrame:
     return typed
 
 
-def read_duplicate_pairs(isic2020: Path | None) -> pd.DataFrame:
+def read_duplicate_pairs(isic2020: str | Path | None) -> pd.DataFrame:
     """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there is no such file."""
-    csv = layout.find_table(isic2020, layout.PAIRS_2020) if isic2020 else None
+    csv = layout.find_table(Path(isic2020), layout.PAIRS_2020) if isic2020 else None
     if csv is None:
         return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
-    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, keyed=False)
+    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, pattern=None)
 
 
 def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
@@ -204,16 +196,12 @@ def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str
             "folder": missing if folder is None else folder,
             "file": missing,
             "left_out": missing,
-        },
-        columns=list(COLUMNS),
+        }
     )
 
 
 def _paths(files: pd.Series, csv: Path) -> pd.Series:
-    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to the working directory.
-
-    A row without a path has no image file.
-    """
+    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to the working directory."""
 
     def found(name: str) -> str:
         beside = os.path.join(csv.parent, name)  # noqa: PTH118  a Path for each of 10 million files is slow
