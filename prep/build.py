@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,8 +69,7 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
 def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: Workers) -> pd.DataFrame:
     """Read, decode and encode every image that the rows have into chunks (prep/stage.py) below `folder`.
 
-    Returns the rows with what was found: chunk, staged_offset, length, crc32, width, height, copied, hash, flat,
-    sha256, and left_out where an image cannot be used.
+    Returns the rows with what was found (see stage.RECORD), and left_out where an image cannot be used.
     """
     files = np.flatnonzero(rows["left_out"].isna())
     staged = workers.in_order(stage_chunk, _stage_tasks(rows.iloc[files], Encoding.of(config), folder))
@@ -127,14 +125,14 @@ def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
         stem = f"train-fold{fold}" if split == "train" else str(split)
         for number, start in enumerate(range(0, len(part), samples_per_shard)):
             members = part.iloc[start : start + samples_per_shard]
-            places = zip(*(members[name].tolist() for name in _STAGED), strict=True)
+            plain = members.astype(object).where(members.notna(), None)  # as JSON has them
             yield ShardTask(
                 folder=str(folder),
                 name=f"{stem}-{number:06d}",
                 stage=str(stage),
-                facts={name: _plain(members[name]) for name in _FACTS},
+                facts={name: plain[name].tolist() for name in _FACTS},
                 meta=meta_vectors("clinical", members),
-                places=list(places),
+                places=list(members[[*_STAGED]].itertuples(index=False, name=None)),
             )
 
 
@@ -148,12 +146,6 @@ def publish(partial: Path, out: Path) -> None:
                 path.unlink()
     shutil.rmtree(partial / _STAGE, ignore_errors=True)
     partial.rename(out)
-
-
-def _plain(column: pd.Series) -> list[Any]:
-    """A column as plain JSON values, missing ones as null."""
-    values: list[Any] = column.tolist()
-    return [None if value != value else value for value in values] if column.hasnans else values
 
 
 def _inputs_of(folder: Path) -> str | None:

@@ -60,9 +60,7 @@ def words(
     return lowered
 
 
-def whole_numbers(
-    rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str | None = None
-) -> pd.Series:
+def whole_numbers(rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str = "") -> pd.Series:
     """Column `name`, each value one of `known`, as int64 [N]; `wanted` describes them in the error."""
     numbers = pd.to_numeric(rows[name], errors="coerce")
     wanted = wanted or " or ".join(map(str, known))

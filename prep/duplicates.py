@@ -54,12 +54,9 @@ def _staged_thumbs(rows: pd.DataFrame, stage: Path) -> Callable[[Rows], Pixels]:
 
 def same_files(sha256: pd.Series) -> Rows:
     """Row numbers, int64 [P, 2], of each file and the first one of the same bytes; missing hashes match nothing."""
-    known = np.flatnonzero(sha256.notna())
-    place, _ = pd.factorize(sha256.iloc[known])
-    first = np.full(place.max(initial=-1) + 1, len(sha256), dtype=np.int64)
-    np.minimum.at(first, place, known)
-    pairs = np.stack([first[place], known], axis=1)
-    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]])
+    known = pd.Series(np.flatnonzero(sha256.notna()))
+    first = known.groupby(sha256.iloc[known].to_numpy()).transform("min")
+    return np.stack([first, known], axis=1)[first != known]
 
 
 def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pairs) -> pd.DataFrame:
@@ -88,9 +85,8 @@ def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pa
 def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> pd.DataFrame:
     """The decision about each row: columns cluster, decision and copy_of (str, missing for rows without duplicates).
 
-    A cluster is a connected set of usable duplicate training rows (`rows["left_out"]` is missing), named after its
-    smallest key. Under `drop`, if all labels of a cluster agree, a row is dropped where a kept one shows the same
-    picture; test rows, and outside rows that are not trained on, are never dropped.
+    A cluster is a connected set of usable duplicate training rows, named after its smallest key. Under `drop`, if all
+    labels of a cluster agree, a row is dropped where a kept one shows the same picture; others are never dropped.
     """
     columns = ("cluster", "decision", "copy_of")
     verdict = pd.DataFrame({name: pd.Series(np.nan, rows.index, dtype="str") for name in columns})
@@ -98,7 +94,7 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
     edges = links(rows, pairs)
     edges = edges[usable[edges].all(axis=1)]
     _, component = connected_components(_graph(edges, len(rows)), directed=False)
-    linked = {(int(a), int(b)) for a, b in edges}
+    linked = {(int(a), int(b)) for a, b in (*edges, *edges[:, ::-1])}
     members = np.unique(edges)
     for _, numbers in pd.Series(members).groupby(component[members]):
         cluster = rows.iloc[numbers]
@@ -122,17 +118,13 @@ def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataF
     ).sort_values(["other", "outside", "area", "file_bytes", "key"], ascending=[True, True, False, False, True])
     kept: list[Any] = []
     for row in order.itertuples():
-        of = next((one.key for one in kept if _is_copy(row, one, linked)), None)
+        shown = (one.key for one in kept if row.sha256 == one.sha256 or (row.number, one.number) in linked)
+        of = next(shown, None)
         if of is None:
             kept.append(row)
         verdict.loc[row.Index, ["decision", "copy_of"]] = (
             ("kept: the best copy", np.nan) if of is None else ("dropped", of)
         )
-
-
-def _is_copy(row: Any, other: Any, linked: set[tuple[int, int]]) -> bool:
-    ends = (min(row.number, other.number), max(row.number, other.number))
-    return row.sha256 == other.sha256 or ends in linked
 
 
 def links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:

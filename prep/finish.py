@@ -31,10 +31,8 @@ _READ = ["key", "split", "source", "subsource", "target", "shard", "offset", "le
 
 
 def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: str) -> None:
-    """Write samples.parquet, duplicates.csv, overview.png, summary.txt and, last, manifest.json.
-
-    `inputs` is the digest of what the set was made from (prep/rows.py).
-    """
+    """Write samples.parquet, duplicates.csv, overview.png, summary.txt and, last, manifest.json with the digest of the
+    set's inputs (prep/rows.py)."""
     rows = _with_places(plan, shards)
     clinical, reference = meta_vectors("clinical", rows), meta_vectors("reference", rows.head(plan.kept))
     write_samples(rows, {"meta_clinical": clinical, "meta_reference": reference}, folder / SAMPLES)
@@ -99,10 +97,8 @@ def summary(plan: Plan) -> str:
         f"train: {len(train):,} images, {(train['target'] == 1).sum():,} melanoma "
         f"({(train['target'] == 1).mean():.2%}), {train['group'].nunique():,} groups",
     ]
-    for split in ("test", "extra"):
-        part = kept[kept["split"] == split]
-        if len(part):
-            lines.append(f"{split}: {len(part):,} images")
+    sizes = kept["split"].value_counts()
+    lines += [f"{split}: {sizes[split]:,} images" for split in ("test", "extra") if split in sizes]
     lines += ["", "training images (melanoma) by fold and sub-source", fold_table(rows), ""]
     lines.append(f"WARNING: {plan.unsafe}" if plan.unsafe else "audit: no patient, lesion or duplicate spans two folds")
     lines += _about_pairs(plan.pairs, rows)

@@ -63,8 +63,7 @@ def assign_folds(
 def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> npt.NDArray[np.int8]:
     """The folds of `base` groups, changed where larger `groups` join several of them: all take the fold of the largest.
 
-    So a duplicate that only the pictures show moves the few rows it joins and no others: without this image, the folds
-    of the rest are the same. Ties go to the first name.
+    So a duplicate that only the pictures show moves the rows it joins and no others. Ties go to the first name.
     """
     train = np.flatnonzero(fold >= 0)
     parts = pd.DataFrame({"fold": fold[train], "base": base.to_numpy()[train], "group": groups.to_numpy()[train]})
@@ -78,8 +77,7 @@ def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> np
 def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The folds that a CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
 
-    Raises UserError where a training row is not in it, unless a master table leaves the row out, or where the folds are
-    not 0, 1, ... without a gap.
+    Raises UserError where a training row is not in it, or where the folds are not 0, 1, ... without a gap.
     """
     rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
     numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")

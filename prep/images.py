@@ -78,11 +78,11 @@ def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: 
     if size > _LOOK:
         pixels, extent = _decode(data, header, size)
     copied = header.baseline and (header.width, header.height) == (size, size)
-    jpeg = data
     if not copied:
-        jpeg = _encode(_upright(fitted(pixels, size, fit, extent), header), quality, subsampling)
+        upright = np.ascontiguousarray(_upright(fitted(pixels, size, fit, extent), header))
+        data = simplejpeg.encode_jpeg(upright, quality=quality, colorsubsampling=subsampling.replace(":", ""))
     width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
-    return StoredImage(jpeg=jpeg, width=width, height=height, copied=copied, thumb=thumb)
+    return StoredImage(jpeg=bytes(data), width=width, height=height, copied=copied, thumb=thumb)
 
 
 def fitted(pixels: Pixels, size: int, fit: Fit, extent: tuple[float, float] | None = None) -> Pixels:
@@ -197,13 +197,6 @@ def _decode_other(data: bytes, header: _Header) -> Pixels:
 
 def _upright(pixels: Pixels, header: _Header) -> Pixels:
     return pixels if header.orientation == 1 else np.ascontiguousarray(_UPRIGHT[header.orientation](pixels))
-
-
-def _encode(pixels: Pixels, quality: int, subsampling: str) -> bytes:
-    encoded = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling=subsampling.replace(":", "")
-    )
-    return bytes(encoded)
 
 
 def _thumb(pixels: Pixels) -> Pixels:

@@ -108,10 +108,8 @@ def labels_digest(rows: pd.DataFrame) -> str:
 
 
 def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
-    """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows, some at a time.
-
-    `vectors` are the columns that hold vectors, float32 [n, M] of the first n rows; those of the others are null.
-    """
+    """Write samples.parquet (SAMPLE_SCHEMA) from N rows, some at a time; `vectors` are its columns of vectors, float32
+    [n, M] of the first n rows, null in the others."""
     with written_whole(path) as out, pq.ParquetWriter(out, SAMPLE_SCHEMA) as writer:
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
             part = rows.iloc[start : start + _ROWS_AT_A_TIME].reset_index(drop=True)

@@ -25,8 +25,7 @@ _NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}  # where s
 def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
     """The meta vectors of `rows`, float32 [N, M], in the order of FEATURES.
 
-    Reads sex, age (years) and site, and for `reference` also n_images (images of the patient in the complete
-    tables, 1 without a patient id) and file_bytes (size of the image file as found).
+    Reads sex, age (years) and site, and for `reference` also n_images (of the patient) and file_bytes (as found).
     """
     sex = rows["sex"].map({"male": 1.0, "female": 0.0}).to_numpy(dtype=np.float64)
     age = rows["age"].to_numpy(dtype=np.float64) / 90.0

@@ -65,8 +65,8 @@ class PackedShard:
 def pack_shard(task: ShardTask) -> PackedShard:
     """Make the shard, or find it finished: NAME.tar, NAME.idx and, last, NAME.done.json in the task's folder."""
     done = Path(task.folder) / f"{task.name}.done.json"
-    finished = _read_done(done)
-    if finished is not None and finished.digest == task.digest():
+    digest, finished = task.digest(), _read_done(done)
+    if finished is not None and finished.digest == digest:
         return finished
     tar = done.with_name(f"{task.name}.tar")
     with written_whole(tar) as out:
@@ -76,7 +76,7 @@ def pack_shard(task: ShardTask) -> PackedShard:
         out.write(index)
     shard = PackedShard(
         name=task.name,
-        digest=task.digest(),
+        digest=digest,
         bytes=size,
         sha256=sha256,
         index_sha256=hashlib.sha256(index).hexdigest(),

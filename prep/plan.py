@@ -81,8 +81,7 @@ def _outside_overlap(rows: pd.DataFrame, pairs: pd.DataFrame) -> str | None:
     named = rows["left_out"].eq(NAME_TAKEN)
     train = ((rows["split"] == "train") & (rows["source"] != OUTSIDE)).to_numpy()
     ends = pairs[["row_1", "row_2"]].to_numpy()
-    crossing = (outside[ends[:, 0]] & train[ends[:, 1]]) | (outside[ends[:, 1]] & train[ends[:, 0]])
-    shared = np.unique(ends[crossing][outside[ends[crossing]]])
+    shared = np.unique(ends[outside[ends] & train[ends[:, ::-1]]])
     return (
         f"outside set: {outside.sum():,} rows; {named.sum():,} have the name of an image of the downloads (left out), "
         f"{len(shared):,} show a picture of the training set (listed in duplicates.csv)"

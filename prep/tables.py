@@ -149,10 +149,8 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
 
 
 def read_extra(csv: Path, split: str) -> pd.DataFrame:
-    """An outside set's table: image and target, optionally group, diagnosis, sex, age and site.
-
-    `image` is a path relative to the CSV, or the name of an image below its folder; `split` is train or extra.
-    """
+    """An outside set's table: image (a path relative to the CSV, or the name of an image below its folder) and target,
+    optionally group, diagnosis, sex, age and site; `split` is train or extra."""
     columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
     columns |= {"diagnosis": ["diagnosis"]} | _PERSON
     optional = [name for name in columns if name not in ("image", "target")]
