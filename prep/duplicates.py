@@ -122,9 +122,8 @@ def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataF
         of = next(shown, None)
         if of is None:
             kept.append(row)
-        verdict.loc[row.Index, ["decision", "copy_of"]] = (
-            ("kept: the best copy", np.nan) if of is None else ("dropped", of)
-        )
+        decision = "kept: the best copy" if of is None else "dropped"
+        verdict.loc[row.Index, ["decision", "copy_of"]] = (decision, of)
 
 
 def links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:

@@ -113,9 +113,8 @@ def _read_header(data: bytes) -> _Header:
         raise BadImageError("the file is empty")
     frame, telling = _frame(data)
     baseline = frame is not None and data[frame + 1] == _BASELINE
-    if (
-        frame is not None and not telling
-    ):  # as in most JPEGs: Pillow takes as long as all else but decoding and encoding
+    # Most JPEGs are plain: for these, Pillow takes as long as everything else but decoding and encoding.
+    if frame is not None and not telling:
         bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
         if bits == 8 and channels == 3 and width and height:
             return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)

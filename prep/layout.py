@@ -24,10 +24,10 @@ LESIONS_2020 = ("ISIC_2020_Training_GroundTruth_v2.csv",)
 TRUTH_2019 = ("ISIC_2019_Training_GroundTruth.csv",)
 META_2019 = ("ISIC_2019_Training_Metadata.csv",)
 RESIZED_2019 = ("train.csv",)
-# Folders of images, the likeliest first; "." is the download itself, with images directly in it or in class folders.
-TRAIN_PICTURES_2020 = ("jpeg/train", "ISIC_2020_Training_Input", "ISIC_2020_Training_JPEG", "train", ".")
-TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG", "test", ".")
-PICTURES_2019 = ("ISIC_2019_Training_Input", "train", ".")
+# Folders of images, the likeliest first; else they are below the download itself, directly or in class folders.
+TRAIN_PICTURES_2020 = ("jpeg/train", "ISIC_2020_Training_Input", "ISIC_2020_Training_JPEG", "train")
+TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG", "test")
+PICTURES_2019 = ("ISIC_2019_Training_Input", "train")
 
 
 def find_table(folder: Path, names: Sequence[str]) -> Path | None:
@@ -43,7 +43,7 @@ def require_folder(folder: Path, option: str) -> None:
 
 def pictures_folder(download: Path, names: Sequence[str]) -> str:
     """The first of the folders `names` that exists in `download`; else the download itself."""
-    return str(next((download / name for name in names if name != "." and (download / name).is_dir()), download))
+    return str(next((download / name for name in names if (download / name).is_dir()), download))
 
 
 def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
