@@ -11,28 +11,36 @@ DuplicatePolicy = Literal["drop", "group", "keep"]
 FoldScheme = Literal["grouped", "random"]
 
 
-def _check_inputs(isic2020: str | None, isic2019: str | None, master: str | None) -> None:
-    if isic2020 is None and isic2019 is None and master is None:
-        raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
-
-
-def _check_folds(folds: int, seed: int, workers: int) -> None:
-    check(2 <= folds <= 100, "folds", folds, "give 2 to 100 folds")
-    check(seed >= 0, "seed", seed, "give 0 or more")
-    check(workers >= 0, "workers", workers, "give 0 (one per core) or more")
-
-
 @dataclass(frozen=True, kw_only=True)
-class PrepConfig:
-    """Settings of `prep/shard.py`."""
+class _Common:
+    """What `prep/shard.py` and `prep/merge.py` share."""
 
     isic2020: str | None = None
     """Folder of the ISIC 2020 download: Kaggle's layout, the ISIC archive's, or a resized set's."""
     isic2019: str | None = None
     """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
+    folds: int = 5
+    """Number of cross-validation folds (2 to 100), unless prep/shard.py gets a --folds-file."""
+    seed: int = 0
+    """Seed of the fold assignment and of the order of the samples."""
+    workers: int = 0
+    """Processes that read images; 0 means one per core. The result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if self.isic2020 is None and self.isic2019 is None and getattr(self, "master", None) is None:
+            raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
+        check(2 <= self.folds <= 100, "folds", self.folds, "give 2 to 100 folds")
+        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig(_Common):
+    """Settings of `prep/shard.py`."""
+
     master: str | None = None
-    """Merged master CSV (image_name, target, year, filepath): the training images and their files. The tables of
-    --isic2020 and --isic2019 give the rest, unless the master has that too, as one written by prep/merge.py has."""
+    """CSV (image_name, target, year, filepath) with the training images and their files; --isic2020 and --isic2019 give
+    the rest, unless it has all of prep/merge.py's columns."""
     extra: str | None = None
     """CSV of an outside set: image, target, and optionally group, diagnosis, sex, age and site."""
     extra_role: Literal["evaluate", "train"] = "evaluate"
@@ -44,23 +52,16 @@ class PrepConfig:
     fit: Fit = "squash"
     """How an image becomes square: squash changes the aspect ratio, crop takes the centre, pad adds black bars."""
     quality: int = 96
-    """JPEG quality of the stored images (50 to 100). At 95, images with fine hairs from 24-megapixel originals fall
-    below a PSNR of 38 dB."""
+    """JPEG quality of the stored images (50 to 100); at 95, fine hairs fall below a PSNR of 38 dB."""
     subsampling: Subsampling = "4:2:0"
     """Chroma subsampling of the stored images; 4:4:4 needs a quarter more disk space and decoding time."""
     duplicates: DuplicatePolicy = "drop"
     """Training images that occur more than once. drop: keep only the best copy where the labels agree; group: keep all
     copies in one fold; keep: ignore them when assigning folds, which leaks (for comparison only)."""
-    folds: int = 5
-    """Number of cross-validation folds (2 to 100); ignored with --folds-file."""
     fold_scheme: FoldScheme = "grouped"
     """grouped: no patient, lesion or duplicate crosses folds; random ignores them and leaks (for comparison only)."""
     folds_file: str | None = None
     """CSV (image_name, fold) with a fold assignment to use instead of computing one; it is audited the same way."""
-    seed: int = 0
-    """Seed of the fold assignment and of the global shuffle."""
-    workers: int = 0
-    """Processes that resize images; 0 means one per core. The result does not depend on it."""
     missing: Literal["fail", "skip"] = "fail"
     """What to do when image files that the tables name do not exist."""
     on_bad: Literal["fail", "skip"] = "fail"
@@ -69,8 +70,7 @@ class PrepConfig:
     """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
 
     def __post_init__(self) -> None:
-        _check_inputs(self.isic2020, self.isic2019, self.master)
-        _check_folds(self.folds, self.seed, self.workers)
+        super().__post_init__()
         both = self.folds_file is not None and self.fold_scheme != "grouped"
         check(not both, "fold_scheme", self.fold_scheme, "--folds-file brings its own folds: give one of them")
         check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
@@ -79,28 +79,14 @@ class PrepConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(_Common):
     """Settings of `prep/merge.py`."""
 
-    isic2020: str | None = None
-    """Folder of the ISIC 2020 download."""
-    isic2019: str | None = None
-    """Folder of the ISIC 2019 download."""
     out: str = "train_merged_master.csv"
     """The CSV file to write."""
     look: bool = False
     """Also read every image, to find duplicates that the tables do not list. Only then are the folds certain to be
     those of prep/shard.py; it takes as long as building a set."""
-    folds: int = 5
-    """Number of cross-validation folds (2 to 100)."""
-    seed: int = 0
-    """Seed of the fold assignment."""
-    workers: int = 0
-    """Processes that read images; 0 means one per core."""
-
-    def __post_init__(self) -> None:
-        _check_inputs(self.isic2020, self.isic2019, None)
-        _check_folds(self.folds, self.seed, self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,38 +4,37 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from configs.errors import UserError
 from configs.prep import PrepConfig
 from prep.duplicates import find_duplicates
-from prep.files import written_whole
+from prep.files import only_builder, written_whole
 from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
-from prep.first_pass import CANNOT_BE_USED, stage_images
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
 from prep.pack import ShardTask, pack_shard
-from prep.place import only_builder, require_space
 from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
-from prep.rows import inputs_digest, official_pairs, read_rows
-from prep.stage import Encoding
+from prep.rows import inputs_digest, read_rows
+from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records, stage_chunk
+from prep.tables import read_duplicate_pairs
 
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
 _FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
 _STAGED = ("chunk", "staged_offset", "length", "crc32")
 _STAGE = "stage"
+_CANNOT_BE_USED = "cannot be used: "  # what `left_out` says before the reason for which an image was rejected
 _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, REJECTED, DUPLICATES, OVERVIEW, SUMMARY)
 
 
 def build(config: PrepConfig) -> str:
     """Build the shard set that `config` describes and return its summary. Raises UserError."""
-    pa.set_memory_pool(
-        pa.system_memory_pool()
-    )  # Arrow's own pool keeps freed memory: the process would be three times as large
+    # Arrow's own pool keeps freed memory: the process would be three times as large.
+    pa.set_memory_pool(pa.system_memory_pool())
     rows = read_rows(config)
     out = Path(config.out).resolve()
     partial = out.with_name(out.name + ".partial")
@@ -44,8 +43,8 @@ def build(config: PrepConfig) -> str:
         _require_same(out, inputs)
         return f"{config.out} is complete and was made from the same tables, file sizes and options: nothing to do"
     with only_builder(partial, _OURS):
-        if not _is_finished(partial, inputs):
-            require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
+        if _inputs_of(partial) != inputs:  # else a run was interrupted before it renamed the folder
+            _require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
         publish(partial, out)
@@ -58,23 +57,53 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
     (partial / MANIFEST).unlink(missing_ok=True)
     stage = partial / _STAGE
     stage.mkdir(exist_ok=True)
-    rows = stage_images(rows, Encoding.of(config), stage, workers)
+    rows = stage_images(rows, config, stage, workers)
     reject(rows, config, partial)
-    pairs = find_duplicates(rows, official_pairs(config), stage)
+    pairs = find_duplicates(rows, read_duplicate_pairs(config.isic2020), stage)
     plan = make_plan(rows, pairs, config)
     packing = workers.in_order(pack_shard, shard_tasks(plan, partial, stage))
     shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
     write_set(plan, shards, partial, inputs)
 
 
-def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
-    """Write rejected.csv (image_name, file, reason): every image that cannot be used, in the order of the tables.
+def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: Workers) -> pd.DataFrame:
+    """Read, decode and encode every image that the rows have into chunks (prep/stage.py) below `folder`.
 
-    The file's name has no folder before it: the same download elsewhere makes the same set. Raises UserError where an
-    image was rejected and none may be, or where none is left.
+    Returns the rows with what was found (see stage.RECORD), and left_out where an image cannot be used.
     """
-    bad = rows[rows["left_out"].str.startswith(CANNOT_BE_USED, na=False)]
-    reasons = bad["left_out"].str.removeprefix(CANNOT_BE_USED)
+    files = np.flatnonzero(rows["left_out"].isna())
+    staged = workers.in_order(stage_chunk, _stage_tasks(rows.iloc[files], Encoding.of(config), folder))
+    for _ in with_progress(staged, "reading", len(files), lambda count: count):
+        pass
+    records = np.concatenate([read_records(chunk_stem(folder, number)) for number in range(-(-len(files) // CHUNK))])
+    assert len(records) == len(files)
+    rows = rows.assign(chunk=-1)
+    rows.loc[files, "chunk"] = np.arange(len(files)) // CHUNK
+    for name in ("offset", "length", "crc32", "width", "height", "copied", "hash", "flat"):
+        column = np.zeros(len(rows), dtype=RECORD[name])
+        column[files] = records[name]
+        rows["staged_offset" if name == "offset" else name] = column
+    good = records["reason"] == ""
+    rows["sha256"] = pd.Series(records["sha256"][good].astype(str), index=files[good], dtype="str")
+    rows.loc[files[~good], "left_out"] = [_CANNOT_BE_USED + reason for reason in records["reason"][~good]]
+    return rows
+
+
+def _stage_tasks(files: pd.DataFrame, encoding: Encoding, folder: Path) -> Iterator[StageTask]:
+    """Chunks of the rows that have an image, in the order of the tables."""
+    for number, start in enumerate(range(0, len(files), CHUNK)):
+        part = files.iloc[start : start + CHUNK]
+        described = tuple(zip(part["path"], part["file_bytes"], part["changed_ns"], strict=True))
+        yield StageTask(stem=chunk_stem(folder, number), encoding=encoding, files=described)
+
+
+def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
+    """Write rejected.csv (image_name, file without its folder, reason): every image that cannot be used.
+
+    Raises UserError where an image was rejected and none may be, or where none is left.
+    """
+    bad = rows[rows["left_out"].str.startswith(_CANNOT_BE_USED, na=False)]
+    reasons = bad["left_out"].str.removeprefix(_CANNOT_BE_USED)
     table = pd.DataFrame({"image_name": bad["key"], "file": bad["path"].map(os.path.basename), "reason": reasons})
     with written_whole(partial / REJECTED) as out:
         out.write(table.to_csv(index=False).encode())
@@ -96,43 +125,54 @@ def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
         stem = f"train-fold{fold}" if split == "train" else str(split)
         for number, start in enumerate(range(0, len(part), samples_per_shard)):
             members = part.iloc[start : start + samples_per_shard]
-            places = zip(*(members[name].tolist() for name in _STAGED), strict=True)
+            plain = members.astype(object).where(members.notna(), None)  # as JSON has them
             yield ShardTask(
                 folder=str(folder),
                 name=f"{stem}-{number:06d}",
                 stage=str(stage),
-                facts={name: _plain(members[name]) for name in _FACTS},
+                facts={name: plain[name].tolist() for name in _FACTS},
                 meta=meta_vectors("clinical", members),
-                places=list(places),
+                places=list(members[[*_STAGED]].itertuples(index=False, name=None)),
             )
 
 
 def publish(partial: Path, out: Path) -> None:
     """Remove what was needed only to build, or left by a run with other options, and give the set its name."""
-    wanted = {entry.file for entry in read_manifest(partial).shards}
+    manifest = read_manifest(partial)
+    wanted = {*manifest.files, *(entry.file for entry in manifest.shards)}
     for pattern in ("*.tar", "*.idx", "*.tmp", "*.done.json"):
         for path in partial.glob(pattern):
-            if pattern in ("*.tmp", "*.done.json") or path.with_suffix(".tar").name not in wanted:
+            if path.name not in wanted:
                 path.unlink()
     shutil.rmtree(partial / _STAGE, ignore_errors=True)
     partial.rename(out)
 
 
-def _plain(column: pd.Series) -> list[Any]:
-    """A column as plain JSON values, missing ones as null."""
-    values: list[Any] = column.tolist()
-    return [None if value != value else value for value in values] if column.hasnans else values
-
-
-def _is_finished(partial: Path, inputs: str) -> bool:
-    """Whether an earlier run wrote everything and was interrupted before it renamed the folder."""
-    return (partial / MANIFEST).is_file() and read_manifest(partial).inputs_sha256 == inputs
+def _inputs_of(folder: Path) -> str | None:
+    """What the set in `folder` was made from, None where none is there."""
+    return read_manifest(folder).inputs_sha256 if (folder / MANIFEST).is_file() else None
 
 
 def _require_same(out: Path, inputs: str) -> None:
-    if not (out / MANIFEST).is_file():
+    found = _inputs_of(out)
+    if found is None:
         raise UserError(f"{out} is not empty and holds no shard set; nothing in it was changed: choose another --out")
-    if read_manifest(out).inputs_sha256 != inputs:
+    if found != inputs:
+        what = "a shard set made from other inputs or options"
+        raise UserError(f"{out} holds {what}; it was not changed: choose another --out")
+
+
+def _require_space(folder: Path, *, images: int, size: int) -> None:
+    """Raise UserError where the disk of `folder` lacks the space for a set of `images` at `size` pixels.
+
+    Each image is stored twice, staged and in its shard: half a byte per pixel at quality 96, as measured on ISIC
+    images, and 8 KB for tar headers, vectors and thumbnails.
+    """
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    needed = images * (2 * size * size // 2 + 8192) - present
+    free = shutil.disk_usage(folder).free
+    if free < needed:
         raise UserError(
-            f"{out} holds a shard set made from other inputs or options; it was not changed: choose another --out"
+            f"{folder}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free: "
+            "free some space, or choose an --out on another disk or a smaller --size"
         )

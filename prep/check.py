@@ -6,7 +6,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +23,12 @@ from prep.pool import Workers, with_progress
 _COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "group", "left_out"]
 _OF_SAMPLE = ["key", "offset", "length", "crc32", "target", "meta_clinical"]
 _ENDINGS = ("jpg", "json", "npy", "cls")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckTask:
-    """One shard to check against its `entry`; `samples` are its rows of samples.parquet, or None to check the file's
-    hash alone."""
-
-    path: Path
-    entry: ShardEntry
-    size: int
-    samples: pd.DataFrame | None
+# A shard and its rows of samples.parquet, or None to check the file's hash alone.
+_Task = tuple[ShardEntry, pd.DataFrame | None]
 
 
 def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
-    """A line for everything that is wrong with the shard set in `folder`; empty where it is sound.
-
-    Raises UserError where there is no manifest to check against.
-    """
+    """A line for everything that is wrong with the shard set in `folder`. Raises UserError where it has no manifest."""
     manifest = read_manifest(folder)
     found = list(_check_files(folder, manifest))
     rows = None
@@ -48,33 +36,33 @@ def check_set(folder: Path, *, quick: bool, workers: int) -> list[str]:
         rows = pq.read_table(folder / SAMPLES, columns=[*_COLUMNS, "meta_clinical"]).to_pandas()
         found += _check_rows(rows, manifest)
     with Workers(workers) as pool:
-        checked = pool.in_order(check_shard, _tasks(folder, manifest, rows))
+        checked = pool.in_order(partial(check_shard, folder, manifest.size), _tasks(manifest, rows))
         for lines, _ in with_progress(checked, "checking", manifest.samples, lambda result: result[1]):
             found += lines
     return found
 
 
-def check_shard(task: CheckTask) -> tuple[list[str], int]:
-    """What is wrong with one shard, and how many samples it should hold."""
-    name = task.entry.file
-    if not task.path.is_file():
-        return [f"{name}: missing"], task.entry.samples
+def check_shard(folder: Path, size: int, task: _Task) -> tuple[list[str], int]:
+    """What is wrong with one shard of images of `size` pixels, and how many samples it should hold."""
+    entry, samples = task
+    path = folder / entry.file
+    if not path.is_file():
+        return [f"{entry.file}: missing"], entry.samples
     found = []
-    content = task.path.read_bytes()
-    if len(content) != task.entry.bytes:
-        found.append(f"{name}: {len(content):,} bytes, the manifest says {task.entry.bytes:,}")
-    elif hashlib.sha256(content).hexdigest() != task.entry.sha256:
-        found.append(f"{name}: SHA-256 differs from the manifest")
-    if task.samples is not None:
-        found += [f"{name}: {line}" for line in _check_samples(content, task.samples, task.size)]
-    return found, task.entry.samples
+    content = path.read_bytes()
+    if len(content) != entry.bytes:
+        found.append(f"{entry.file}: {len(content):,} bytes, the manifest says {entry.bytes:,}")
+    elif hashlib.sha256(content).hexdigest() != entry.sha256:
+        found.append(f"{entry.file}: SHA-256 differs from the manifest")
+    if samples is not None:
+        found += [f"{entry.file}: {line}" for line in _check_samples(content, samples, size)]
+    return found, entry.samples
 
 
-def _tasks(folder: Path, manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[CheckTask]:
+def _tasks(manifest: Manifest, rows: pd.DataFrame | None) -> Iterator[_Task]:
     parts = {} if rows is None else dict(list(rows.groupby("shard", sort=False)[_OF_SAMPLE]))
     for entry in manifest.shards:
-        samples = None if rows is None else parts.get(entry.file, rows.head(0))
-        yield CheckTask(path=folder / entry.file, entry=entry, size=manifest.size, samples=samples)
+        yield entry, None if rows is None else parts.get(entry.file, rows.head(0))
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:

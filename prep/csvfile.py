@@ -10,44 +10,34 @@ import pandas as pd
 from configs.errors import UserError
 
 _NOTHING = ["", "NA", "N/A", "nan", "NaN", "null", "-1", "-1.0"]  # resized sets write -1
-
-
 NAME = "[A-Za-z0-9_-]{1,90}"
 """Pattern of an image's name, which becomes a file name in a tar and a word in its DALI index."""
-_HEADERS = "headers"  # key of DataFrame.attrs: the file's own header of each column, for error messages
 
 
 def read_csv(
-    path: Path,
-    columns: Mapping[str, Sequence[str]],
-    optional: Sequence[str] = (),
-    *,
-    keyed: bool = True,
-    pattern: str = NAME,
+    path: Path, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = (), *, pattern: str | None = NAME
 ) -> pd.DataFrame:
     """The columns of a CSV under our names, as stripped strings, empty cells as missing.
 
     `columns` maps each of our names to the headers it may have, of which the first one found is read; columns in
-    `optional` may be absent, and are then all missing. In a `keyed` file the first column is the image's name, unique
-    and of letters, digits, - and _. The index counts the lines after the header, so that errors name the right one.
-    Raises UserError.
+    `optional` may be absent, and are then all missing. The first column is the image's name, unique and matching
+    `pattern`, unless that is None. The index counts the lines after the header. Raises UserError.
     """
     found = _read_strings(path)
     rows = pd.DataFrame(index=found.index)
-    rows.attrs[_HEADERS] = {}
     for name, headers in columns.items():
         header = next((each for each in headers if each in found.columns), None)
         if header is None and name not in optional:
             raise UserError(f"{path} lacks the column {' or '.join(headers)}; it has {', '.join(found.columns)}")
         missing = pd.Series(np.nan, index=found.index, dtype="str")
         rows[name] = missing if header is None else found[header].str.strip()
-        rows.attrs[_HEADERS][name] = header or name
-    if keyed:
-        key = rows.columns[0]
-        header = rows.attrs[_HEADERS][key]
-        require_rows(rows[key].notna(), rows[key], path, header, "an image name in every row")
-        require_rows(rows[key].str.fullmatch(pattern), rows[key], path, header, "a name of letters, digits, - and _")
-        require_rows(~rows[key].duplicated(), rows[key], path, header, "each name once")
+        rows.attrs[name] = header or name  # for error messages
+    if pattern is not None:
+        key = rows[rows.columns[0]]
+        header = rows.attrs[rows.columns[0]]
+        require_rows(key.notna(), key, path, header, "an image name in every row")
+        require_rows(key.str.fullmatch(pattern), key, path, header, "a name of letters, digits, - and _")
+        require_rows(~key.duplicated(), key, path, header, "each name once")
     return rows
 
 
@@ -66,17 +56,15 @@ def words(
     values = rows[name]
     lowered = values.str.lower().replace(dict(synonyms or {}))
     lowered = lowered.mask(lowered == "unknown")
-    require_rows(lowered.isna() | lowered.isin(known), values, csv, _header(rows, name), " or ".join(known))
+    require_rows(lowered.isna() | lowered.isin(known), values, csv, rows.attrs.get(name, name), " or ".join(known))
     return lowered
 
 
-def whole_numbers(
-    rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str | None = None
-) -> pd.Series:
+def whole_numbers(rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path, wanted: str = "") -> pd.Series:
     """Column `name`, each value one of `known`, as int64 [N]; `wanted` describes them in the error."""
     numbers = pd.to_numeric(rows[name], errors="coerce")
     wanted = wanted or " or ".join(map(str, known))
-    require_rows(numbers.isin(known), rows[name], csv, _header(rows, name), wanted)
+    require_rows(numbers.isin(known), rows[name], csv, rows.attrs.get(name, name), wanted)
     return numbers.astype("int64")
 
 
@@ -84,12 +72,8 @@ def ages(rows: pd.DataFrame, name: str, csv: Path) -> pd.Series:
     """Column `name` in years as float64 [N], NaN where missing."""
     years = pd.to_numeric(rows[name], errors="coerce")
     good = rows[name].isna() | years.between(0, 120)
-    require_rows(good, rows[name], csv, _header(rows, name), "an age of 0 to 120 years")
+    require_rows(good, rows[name], csv, rows.attrs.get(name, name), "an age of 0 to 120 years")
     return years.astype("float64")
-
-
-def _header(rows: pd.DataFrame, name: str) -> str:
-    return str(rows.attrs.get(_HEADERS, {}).get(name, name))
 
 
 def _read_strings(path: Path) -> pd.DataFrame:

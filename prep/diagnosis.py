@@ -12,12 +12,9 @@ import pyarrow as pa
 CLASSES = ("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC", "unknown")
 MELANOMA = CLASSES.index("MEL")
 _UNKNOWN = CLASSES.index("unknown")
-_NAMES = {name.lower(): number for number, name in enumerate(CLASSES)} | {
-    "nevus": CLASSES.index("NV"),
-    **dict.fromkeys(
-        ("seborrheic keratosis", "lichenoid keratosis", "solar lentigo", "lentigo nos"), CLASSES.index("BKL")
-    ),
-}
+_KERATOSES = ("seborrheic keratosis", "lichenoid keratosis", "solar lentigo", "lentigo nos")
+_NAMES = {name.lower(): number for number, name in enumerate(CLASSES)}
+_NAMES |= {"nevus": CLASSES.index("NV"), **dict.fromkeys(_KERATOSES, CLASSES.index("BKL"))}
 
 
 def diagnosis_classes(diagnosis: pa.Array, target: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:

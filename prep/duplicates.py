@@ -1,6 +1,8 @@
 """Duplicates: which images show the same picture, which copy is kept, and which rows must share a fold for it."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,19 @@ from scipy.sparse.csgraph import connected_components
 
 from configs.prep import DuplicatePolicy
 from prep.fingerprint import NO_PAIRS, Pairs, find_pairs
-from prep.first_pass import staged_thumbs
+from prep.images import THUMB, Pixels
+from prep.stage import chunk_stem, read_thumbs
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
+_KEPT = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
 Rows = npt.NDArray[np.int64]
 
 
 def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | None) -> pd.DataFrame:
     """All pairs of rows that show the same picture (see `list_pairs`).
 
-    `stage` is the folder of the first pass, whose columns `rows` then has (prep/first_pass.py). With None no image was
-    read, and the pairs are those of the `official` list alone.
+    `stage` is the folder of the chunks; with None no image was read, and the pairs are those of the `official` list.
     """
     if stage is None:
         return list_pairs(rows, official, np.empty((0, 2), dtype=np.int64), NO_PAIRS)
@@ -32,45 +35,46 @@ def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | No
     first = np.ones(len(rows), dtype=bool)
     first[same[:, 1]] = False
     shown = np.flatnonzero(rows["sha256"].notna() & ~rows["flat"] & first)
-    thumbs = staged_thumbs(rows, stage)
+    thumbs = _staged_thumbs(rows, stage)
     alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
     return list_pairs(rows, official, same, replace(alike, rows=shown[alike.rows]))
 
 
+def _staged_thumbs(rows: pd.DataFrame, stage: Path) -> Callable[[Rows], Pixels]:
+    """A function from row numbers, int64 [n], to the thumbnails of these rows, uint8 [n, 32, 32]."""
+    chunk, place = rows["chunk"].to_numpy(), rows.groupby("chunk").cumcount().to_numpy()
+    thumbs_of = lru_cache(maxsize=16)(lambda number: read_thumbs(chunk_stem(stage, number)))
+
+    def thumbs(numbers: Rows) -> Pixels:
+        pictures = [thumbs_of(chunk[row])[place[row]] for row in numbers]
+        return np.array(pictures, dtype=np.uint8).reshape(-1, THUMB, THUMB)
+
+    return thumbs
+
+
 def same_files(sha256: pd.Series) -> Rows:
     """Row numbers, int64 [P, 2], of each file and the first one of the same bytes; missing hashes match nothing."""
-    known = np.flatnonzero(sha256.notna())
-    place, _ = pd.factorize(sha256.iloc[known])
-    first = np.full(place.max(initial=-1) + 1, len(sha256), dtype=np.int64)
-    np.minimum.at(first, place, known)
-    pairs = np.stack([first[place], known], axis=1)
-    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]])
+    known = pd.Series(np.flatnonzero(sha256.notna()))
+    first = known.groupby(sha256.iloc[known].to_numpy()).transform("min")
+    return np.stack([first, known], axis=1)[first != known]
 
 
 def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pairs) -> pd.DataFrame:
     """Every pair from the official list, equal bytes or similar pictures, once each.
 
-    Reads key, split, source, lesion and target of `rows`. Columns: row_1, row_2 (row numbers), kind, official,
-    correlation, detail (NaN where the pictures were not compared). Two images of one 2019 lesion are views, which share
-    a group but are not duplicates, unless the files are equal.
+    Columns: row_1, row_2 (row numbers), kind, official, correlation, detail (NaN where the pictures were not compared).
+    Two images of one 2019 lesion are views, which share a group but are not duplicates, unless the files are equal.
     """
     numbers = pd.Series(np.arange(len(rows)), index=rows["key"]).groupby(level=0).first()
     named = np.stack([official[name].map(numbers).to_numpy(np.float64) for name in ("image_name_1", "image_name_2")], 1)
     named = named[~np.isnan(named).any(axis=1)].astype(np.int64)
-    nothing = np.full(len(named), np.nan)
-    parts = [
-        pd.DataFrame({"a": alike.rows[:, 0], "b": alike.rows[:, 1], "r": alike.correlation, "d": alike.detail}),
-        pd.DataFrame({"a": same[:, 0], "b": same[:, 1], "r": 1.0, "d": 1.0, "equal": True}),
-        pd.DataFrame({"a": named[:, 0], "b": named[:, 1], "r": nothing, "d": nothing, "official": True}),
-    ]
-    found = pd.concat(parts).astype({"a": np.int64, "b": np.int64})
-    ends = np.sort(found[["a", "b"]].to_numpy(), axis=1)
-    found = found.assign(row_1=ends[:, 0], row_2=ends[:, 1])
-    for column in ("equal", "official"):
-        found[column] = found[column].eq(True)
-    pairs = found.groupby(["row_1", "row_2"], as_index=False).agg(
-        official=("official", "any"), equal=("equal", "any"), correlation=("r", "max"), detail=("d", "max")
-    )
+    found = pd.DataFrame(np.sort(np.concatenate([alike.rows, same, named]), axis=1), columns=["row_1", "row_2"])
+    kinds = np.repeat(["alike", "equal", "official"], [len(alike.rows), len(same), len(named)])
+    found["official"], found["equal"] = kinds == "official", kinds == "equal"
+    for name, values in (("correlation", alike.correlation), ("detail", alike.detail)):
+        found[name] = np.concatenate([values, np.ones(len(same)), np.full(len(named), np.nan)])
+    how = {"official": "any", "equal": "any", "correlation": "max", "detail": "max"}
+    pairs = found.groupby(["row_1", "row_2"], as_index=False).agg(how)
     lesion, source = rows["lesion"].to_numpy(dtype=object), rows["source"].to_numpy()
     left, right = pairs["row_1"], pairs["row_2"]
     views = (lesion[left] == lesion[right]) & (source[left] == 2019) & ~pairs["equal"] & ~pairs["official"]
@@ -81,9 +85,8 @@ def list_pairs(rows: pd.DataFrame, official: pd.DataFrame, same: Rows, alike: Pa
 def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> pd.DataFrame:
     """The decision about each row: columns cluster, decision and copy_of (str, missing for rows without duplicates).
 
-    A cluster is a connected set of usable duplicate training rows (`rows["left_out"]` is missing), named after its
-    smallest key. Under `drop`, if all labels of a cluster agree, a row is dropped where a kept one shows the same
-    picture; test rows, and outside rows that are not trained on, are never dropped.
+    A cluster is a connected set of usable duplicate training rows, named after its smallest key. Under `drop`, if all
+    labels of a cluster agree, a row is dropped where a kept one shows the same picture; others are never dropped.
     """
     columns = ("cluster", "decision", "copy_of")
     verdict = pd.DataFrame({name: pd.Series(np.nan, rows.index, dtype="str") for name in columns})
@@ -91,7 +94,7 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
     edges = links(rows, pairs)
     edges = edges[usable[edges].all(axis=1)]
     _, component = connected_components(_graph(edges, len(rows)), directed=False)
-    linked = {(int(a), int(b)) for a, b in edges}
+    linked = {(int(a), int(b)) for a, b in (*edges, *edges[:, ::-1])}
     members = np.unique(edges)
     for _, numbers in pd.Series(members).groupby(component[members]):
         cluster = rows.iloc[numbers]
@@ -99,16 +102,15 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
         if policy == "drop" and cluster["target"].nunique() == 1:
             _drop(cluster.assign(number=numbers.to_numpy()), linked, verdict)
         else:
-            words = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
-            verdict.loc[cluster.index, "decision"] = words[policy]
+            verdict.loc[cluster.index, "decision"] = _KEPT[policy]
     return verdict
 
 
 def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataFrame) -> None:
     """Go through a cluster from the best row on, and record each in `verdict`: kept, or a copy of a kept one.
 
-    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images
-    before those of an outside set; then the larger original.
+    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images;
+    then the larger original.
     """
     views = cluster["lesion"].where(cluster["source"] == 2019).duplicated(keep=False) & cluster["lesion"].notna()
     order = cluster.assign(
@@ -116,17 +118,12 @@ def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataF
     ).sort_values(["other", "outside", "area", "file_bytes", "key"], ascending=[True, True, False, False, True])
     kept: list[Any] = []
     for row in order.itertuples():
-        of = next((one.key for one in kept if _is_copy(row, one, linked)), None)
+        shown = (one.key for one in kept if row.sha256 == one.sha256 or (row.number, one.number) in linked)
+        of = next(shown, None)
         if of is None:
             kept.append(row)
-        verdict.loc[row.Index, ["decision", "copy_of"]] = (
-            ("kept: the best copy", np.nan) if of is None else ("dropped", of)
-        )
-
-
-def _is_copy(row: Any, other: Any, linked: set[tuple[int, int]]) -> bool:
-    ends = (min(row.number, other.number), max(row.number, other.number))
-    return row.sha256 == other.sha256 or ends in linked
+        decision = "kept: the best copy" if of is None else "dropped"
+        verdict.loc[row.Index, ["decision", "copy_of"]] = (decision, of)
 
 
 def links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:
@@ -142,9 +139,7 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
     Rows are joined by patient, by lesion and by `links` (row numbers, int64 [P, 2]); a component takes the first, in
     sorting order, of its members' names, a member's being its patient, else its lesion, else its key.
     """
-    count = len(rows)
-    edges = [links]
-    nodes = count
+    edges, nodes = [links], len(rows)
     for column in ("patient", "lesion"):
         known = np.flatnonzero(rows[column].notna())
         place, names = pd.factorize(rows[column].iloc[known])
@@ -152,7 +147,7 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
         nodes += len(names)
     _, component = connected_components(_graph(np.concatenate(edges), nodes), directed=False)
     own = rows["patient"].fillna(rows["lesion"]).fillna(rows["key"])
-    first = own.groupby(component[:count]).transform("min")
+    first = own.groupby(component[: len(rows)]).transform("min")
     return pd.Series(first.to_numpy(), index=rows.index, dtype="str")
 
 

@@ -1,13 +1,16 @@
-"""Files that are written whole or not at all, read, flushed and hashed."""
+"""Files that are written whole or not at all, flushed and hashed, and folders that one process at a time builds in."""
 
 import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
+
+from configs.errors import UserError
 
 
 @contextmanager
@@ -15,9 +18,8 @@ def written_whole(path: Path, *, fsync: bool = False) -> Iterator[BinaryIO]:
     """A file to write. It takes the name `path` when the block ends normally; otherwise it is removed, and a file that
     had that name before is still there.
 
-    The temporary name holds the process id and a random token, so that no two processes, on one host or several, write
-    to the same file. With `fsync`, file and name survive a power cut from the moment this returns. An OSError of the
-    write carries `path` as its file name, not the temporary one.
+    With `fsync`, file and name survive a power cut from the moment this returns. An OSError of the write carries `path`
+    as its file name, not the temporary one, which no two processes, on one host or several, share.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -36,14 +38,9 @@ def written_whole(path: Path, *, fsync: bool = False) -> Iterator[BinaryIO]:
         raise
 
 
-def read_whole(path: str) -> bytes:
-    """A file's bytes, without the detours of pathlib and of a buffer, which count at a millisecond an image."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.read()
-
-
-def read_part(path: str, offset: int, length: int) -> bytes:
-    """`length` bytes of a file, opened each time: a shard needs more of them than a process may have open."""
+def read_bytes(path: str | Path, offset: int = 0, length: int = -1) -> bytes:
+    """`length` bytes of a file from `offset` on, or all of them, without a buffer's detour, which counts at a
+    millisecond per image."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         file.seek(offset)
         return file.read(length)
@@ -62,3 +59,33 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def only_builder(folder: Path, ours: Sequence[str]) -> Iterator[None]:
+    """Make `folder` and lock it for this process; `ours` are the patterns of the file names that may be in it.
+
+    Raises UserError where another process holds the lock, or the folder has a file of another name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    strange = sorted(path.name for path in folder.iterdir() if not any(fnmatch(path.name, name) for name in ours))
+    if strange:
+        raise UserError(
+            f"{folder} holds {strange[0]}, which is not part of a shard set: move it away or choose another --out"
+        )
+    if sys.platform == "win32":  # no locks on folders there
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder}: another process is building there; wait for it or choose another --out"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

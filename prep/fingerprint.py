@@ -1,12 +1,9 @@
 """Which images show the same picture: a perceptual hash finds candidates, pixel correlation decides.
 
-Everything starts from the grey 32 x 32 thumbnail of an original (prep/images.py), which neither resizing nor
-recompression changes much. Its hash holds the signs of 64 of its lowest DCT coefficients, those that a lesion in the
-middle does not bias. Two images are candidates where their hashes agree in all bits of any of 32 random subsets
-(locality-sensitive hashing by bit sampling: Indyk and Motwani, 1998). The subsets grow with the logarithm of the number
-of images, so the work stays near-linear.
-
-Correlation of the whole 32 x 32 pixels alone would call many round dark moles on pale skin the same. So the fine
+The hash holds the signs of 64 of the lowest DCT coefficients of the grey 32 x 32 thumbnail (prep/images.py). Two images
+are candidates where their hashes agree in all bits of any of 32 random subsets (locality-sensitive hashing by bit
+sampling: Indyk and Motwani, 1998). The subsets grow with the logarithm of the number of images, so the work stays
+near-linear. Correlation of all pixels alone would call many round dark moles on pale skin the same, so the fine
 structure must agree too: what a Gaussian blur removes, with its peaks clipped (a vignette's edge is a peak).
 """
 
@@ -65,10 +62,8 @@ def perceptual_hashes(thumbs: Pixels) -> Hashes:
 
 
 def find_pairs(hashes: Hashes, thumbs: Callable[[Rows], Pixels]) -> Pairs:
-    """All pairs among N images that show the same picture.
-
-    `hashes` uint64 [N]; `thumbs` gives the thumbnails of some rows, uint8 [n, 32, 32].
-    """
+    """All pairs among N images that show the same picture, from their hashes, uint64 [N], and a function from row
+    numbers to thumbnails, uint8 [n, 32, 32]."""
     near = _candidates(hashes)
     parts = [_verified(part, thumbs) for part in np.array_split(near, -(-len(near) // _BLOCK) or 1)]
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

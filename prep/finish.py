@@ -2,26 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+import simplejpeg
+from PIL import Image, ImageDraw, ImageFont
 
 from prep.duplicates import VIEW
-from prep.files import file_sha256, flush, written_whole
+from prep.files import file_sha256, flush, read_bytes, written_whole
 from prep.folds import fold_table
-from prep.manifest import (
-    SAMPLES,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardEntry,
-    count_rows,
-    labels_digest,
-    write_manifest,
-    write_samples,
-)
+from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, write_manifest, write_samples
 from prep.metadata import FEATURES, meta_vectors
-from prep.overview import draw_overview
 from prep.pack import PACKER, PackedShard
 from prep.plan import Plan
 from prep.rows import OPTIONS
@@ -31,13 +23,16 @@ REJECTED = "rejected.csv"
 DUPLICATES = "duplicates.csv"
 OVERVIEW = "overview.png"
 SUMMARY = "summary.txt"
+_EACH = 8  # images of a line
+_EDGE, _GAP, _MARGIN = 120, 14, 130  # pixels of an image, above each, and left of all
+_TARGETS = {1: "melanoma", 0: "no melanoma", -1: "label unknown"}
+_SPLITS = ("train", "test", "extra")
+_READ = ["key", "split", "source", "subsource", "target", "shard", "offset", "length"]
 
 
 def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: str) -> None:
-    """Write samples.parquet, duplicates.csv, overview.png, summary.txt and, last, manifest.json.
-
-    `inputs` is the digest of what the set was made from (prep/rows.py).
-    """
+    """Write samples.parquet, duplicates.csv, overview.png, summary.txt and, last, manifest.json with the digest of the
+    set's inputs (prep/rows.py)."""
     rows = _with_places(plan, shards)
     clinical, reference = meta_vectors("clinical", rows), meta_vectors("reference", rows.head(plan.kept))
     write_samples(rows, {"meta_clinical": clinical, "meta_reference": reference}, folder / SAMPLES)
@@ -58,7 +53,6 @@ def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dic
     config, rows = plan.config, plan.rows
     made = {"folds": int(rows["fold"].max()) + 1, "folds_file": config.folds_file is not None}
     return Manifest(
-        schema_version=SCHEMA_VERSION,
         size=config.size,
         encoder=Encoding.of(config).described(),
         options={**{name: getattr(config, name) for name in OPTIONS}, **made, "packer": PACKER, "meta": FEATURES},
@@ -103,16 +97,15 @@ def summary(plan: Plan) -> str:
         f"train: {len(train):,} images, {(train['target'] == 1).sum():,} melanoma "
         f"({(train['target'] == 1).mean():.2%}), {train['group'].nunique():,} groups",
     ]
-    for split in ("test", "extra"):
-        part = kept[kept["split"] == split]
-        if len(part):
-            lines.append(f"{split}: {len(part):,} images")
+    sizes = kept["split"].value_counts()
+    lines += [f"{split}: {sizes[split]:,} images" for split in ("test", "extra") if split in sizes]
     lines += ["", "training images (melanoma) by fold and sub-source", fold_table(rows), ""]
     lines.append(f"WARNING: {plan.unsafe}" if plan.unsafe else "audit: no patient, lesion or duplicate spans two folds")
     lines += _about_pairs(plan.pairs, rows)
     if plan.overlap:
         lines.append(plan.overlap)
-    lines += ["", "missing among the training rows: " + _nulls(train)]
+    nulls = train[["sex", "age", "site", "patient", "lesion"]].isna().sum()
+    lines += ["", "missing among the training rows: " + ", ".join(f"{name} {count:,}" for name, count in nulls.items())]
     reasons = rows["left_out"].dropna().str.replace(r"^(duplicate of|cannot be used).*", r"\1 ...", regex=True)
     lines.append(f"left out: {len(reasons):,} rows")
     lines += [f"  {count:,} {reason}" for reason, count in sorted(reasons.value_counts().items())]
@@ -122,8 +115,8 @@ def summary(plan: Plan) -> str:
 def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Counts of pairs, clusters and decisions."""
     views = pairs["kind"] == VIEW
-    inside = (pairs["split_1"] == "train") & (pairs["split_2"] == "train") & ~views
     splits = pairs[["split_1", "split_2"]]
+    inside = (splits == "train").all(axis=1) & ~views
     across = (splits == "train").any(axis=1) & (splits == "test").any(axis=1)
     found = int((inside & ~pairs["official"]).sum())
     lines = [
@@ -136,5 +129,24 @@ def _about_pairs(pairs: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _nulls(rows: pd.DataFrame) -> str:
-    return ", ".join(f"{name} {rows[name].isna().sum():,}" for name in ("sex", "age", "site", "patient", "lesion"))
+def draw_overview(rows: pd.DataFrame, folder: Path, out: BinaryIO) -> None:
+    """Draw the first images of each split, sub-source and target, one line each, as a PNG, from the shards."""
+    kept = rows.loc[rows["left_out"].isna(), _READ]
+    kept = kept.assign(split=pd.Categorical(kept["split"], _SPLITS), rank=-kept["target"])
+    groups = kept.groupby(["split", "subsource", "rank"], observed=True)
+    step = _EDGE + _GAP
+    sheet = Image.new("RGB", (_MARGIN + (_EDGE + 4) * _EACH, step * groups.ngroups), "white")
+    draw = ImageDraw.Draw(sheet)
+    small, normal = ImageFont.load_default(8), ImageFont.load_default(11)
+    for line, (_, part) in enumerate(groups):
+        top = line * step + _GAP
+        first = part.iloc[0]
+        source = f"2019 {first['subsource']}" if first["source"] == 2019 else first["subsource"]
+        label = f"{first['split']} {source}\n{_TARGETS[first['target']]}\n{len(part):,} images"
+        draw.multiline_text((6, top + _EDGE / 3), label, fill="black", font=normal)
+        for place, row in enumerate(part.head(_EACH).to_dict("records")):
+            left = _MARGIN + place * (_EDGE + 4)
+            pixels = simplejpeg.decode_jpeg(read_bytes(folder / row["shard"], row["offset"], row["length"]))
+            sheet.paste(Image.fromarray(pixels).resize((_EDGE, _EDGE), Image.Resampling.LANCZOS), (left, top))
+            draw.text((left, top - 11), row["key"], fill="black", font=small)
+    sheet.save(out, "PNG")

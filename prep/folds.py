@@ -34,9 +34,8 @@ def assign_folds(
 ) -> npt.NDArray[np.int8]:
     """Fold of each row, int8 [N]: 0 to folds-1 for training rows, -1 for the others.
 
-    Strata are the sub-source (their melanoma rates differ) times the target. All training rows take part, those
-    without an image too, so that the folds depend on the tables alone where the groups do. The scheme `random` ignores
-    the groups: its folds leak and are for comparison only.
+    Strata are the sub-source (their melanoma rates differ) times the target. Training rows without an image take part
+    too, so that the folds depend on the tables alone. The scheme `random` ignores the groups: its folds leak.
     """
     # Imported here: prep/verify.py, which assigns no folds, starts a second earlier without it.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -64,8 +63,7 @@ def assign_folds(
 def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> npt.NDArray[np.int8]:
     """The folds of `base` groups, changed where larger `groups` join several of them: all take the fold of the largest.
 
-    So a duplicate that only the pictures show moves the few rows it joins and no others: without this image, the folds
-    of the rest are the same. Ties go to the first name.
+    So a duplicate that only the pictures show moves the rows it joins and no others. Ties go to the first name.
     """
     train = np.flatnonzero(fold >= 0)
     parts = pd.DataFrame({"fold": fold[train], "base": base.to_numpy()[train], "group": groups.to_numpy()[train]})
@@ -79,16 +77,14 @@ def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> np
 def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     """The folds that a CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
 
-    Raises UserError where a training row is not in it, unless a master table leaves the row out, or where the folds are
-    not 0, 1, ... without a gap.
+    Raises UserError where a training row is not in it, or where the folds are not 0, 1, ... without a gap.
     """
     rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
     numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")
     used = np.unique(numbers)
     if len(used) < 2 or used[-1] != len(used) - 1:
-        raise UserError(
-            f"{csv}: its folds are {', '.join(map(str, used))}; wanted 0, 1, ... without a gap, two or more"
-        )
+        found = ", ".join(map(str, used))
+        raise UserError(f"{csv}: its folds are {found}; wanted 0, 1, ... without a gap, two or more")
     train = (table["split"] == "train") & (table["left_out"] != UNNAMED)
     fold = table["key"].map(pd.Series(numbers.to_numpy(), index=rows["image_name"])).where(train, -1)
     absent = table["key"][fold.isna()]
@@ -98,23 +94,20 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
 
 
 def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:
-    """Check that no group spans folds. Returns None, or the warning to store in a set whose scheme may leak.
-
-    Raises UserError with the groups that span folds.
-    """
+    """The warning to store in a set whose scheme may leak, else None. Raises UserError where a group spans folds."""
     leaking = leaking_groups(rows)
-    why = "--fold-scheme random" if config.fold_scheme == "random" else "--duplicates keep"
-    may_leak = config.folds_file is None and (config.fold_scheme == "random" or config.duplicates == "keep")
-    if leaking and not may_leak:
+    if config.folds_file is None and (config.fold_scheme == "random" or config.duplicates == "keep"):
+        why = "--fold-scheme random" if config.fold_scheme == "random" else "--duplicates keep"
+        groups = f"{len(leaking):,} patients, lesions or duplicates"
+        return f"made with {why}: {groups} span several folds; for comparison only"
+    if leaking:
         first = leaking[0]
         keys = ", ".join(sorted(rows["key"][(rows["group"] == first) & rows["left_out"].isna()])[:4])
         raise UserError(
             f"{len(leaking)} groups span several folds, first {first} ({keys}): the folds leak, no shard set was made: "
             "remove --folds-file to have folds assigned, or put each group into one fold"
         )
-    if not may_leak:
-        return None
-    return f"made with {why}: {len(leaking):,} patients, lesions or duplicates span several folds; for comparison only"
+    return None
 
 
 def leaking_groups(rows: pd.DataFrame) -> list[str]:

@@ -18,10 +18,8 @@ Pixels = npt.NDArray[np.uint8]
 
 THUMB = 32
 """Edge of the thumbnail, in pixels."""
+# The thumbnail is made from a decode of at least this edge, so that duplicates and folds are the same for every --size.
 _LOOK = 256
-# The thumbnail is made from a decode of at least this edge, whatever size is stored: so it, the duplicates found by it
-# and the folds are the same for every --size.
-
 _FORMATS = ("JPEG", "PNG", "BMP")
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation -> what makes the picture upright (source: EXIF 2.3, table 6).
@@ -40,10 +38,7 @@ _BASELINE = 0xC0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TELLING = frozenset({0xE1, 0xEE})
 _BARE = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xDB)})
-
-
 _memory = threading.local()
-_NOTHING = np.empty(0, dtype=np.uint8)
 
 
 class BadImageError(ValueError):
@@ -73,11 +68,9 @@ class _Header:
 
 
 def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling) -> StoredImage:
-    """Decode an image file, turn it upright, bring it to size x size and encode it as a baseline JPEG.
+    """Decode an image file completely, turn it upright, bring it to size x size and encode it as a baseline JPEG.
 
-    Every file is decoded completely: a large JPEG at a reduced DCT scale, and a second time where more than 256 pixels
-    are stored. A JPEG that is upright, baseline, three-channel and of the right size is copied byte for byte.
-    Raises BadImageError.
+    A JPEG that is upright, baseline, three-channel and of the right size is copied byte for byte. Raises BadImageError.
     """
     header = _read_header(data)
     pixels, extent = _decode(data, header, _LOOK)
@@ -85,12 +78,11 @@ def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: 
     if size > _LOOK:
         pixels, extent = _decode(data, header, size)
     copied = header.baseline and (header.width, header.height) == (size, size)
-    jpeg = data
     if not copied:
-        jpeg = _encode(_upright(fitted(pixels, size, fit, extent), header), quality, subsampling)
-    turned = header.orientation >= 5
-    width, height = (header.height, header.width) if turned else (header.width, header.height)
-    return StoredImage(jpeg=jpeg, width=width, height=height, copied=copied, thumb=thumb)
+        upright = np.ascontiguousarray(_upright(fitted(pixels, size, fit, extent), header))
+        data = simplejpeg.encode_jpeg(upright, quality=quality, colorsubsampling=subsampling.replace(":", ""))
+    width, height = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
+    return StoredImage(jpeg=bytes(data), width=width, height=height, copied=copied, thumb=thumb)
 
 
 def fitted(pixels: Pixels, size: int, fit: Fit, extent: tuple[float, float] | None = None) -> Pixels:
@@ -119,13 +111,16 @@ def _read_header(data: bytes) -> _Header:
     """The file's header, without decoding the pixels."""
     if not data:
         raise BadImageError("the file is empty")
-    plain = _plain_jpeg(data)
-    if plain is not None:
-        return plain
+    frame, telling = _frame(data)
+    baseline = frame is not None and data[frame + 1] == _BASELINE
+    # Most JPEGs are plain: for these, Pillow takes as long as everything else but decoding and encoding.
+    if frame is not None and not telling:
+        bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
+        if bits == 8 and channels == 3 and width and height:
+            return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-            frame, _ = _frame(data)
             straight = image.mode == "RGB" and orientation not in _UPRIGHT and image.info.get("adobe_transform") != 0
             return _Header(
                 kind="JPEG" if image.format == "MPO" else str(image.format),  # its first picture is a plain JPEG
@@ -133,28 +128,13 @@ def _read_header(data: bytes) -> _Header:
                 width=image.width,
                 height=image.height,
                 orientation=orientation if orientation in _UPRIGHT else 1,
-                baseline=straight and frame is not None and data[frame + 1] == _BASELINE,
+                baseline=straight and baseline,
             )
     except UnidentifiedImageError as error:
         raise BadImageError("not an image, or none of JPEG, PNG and BMP") from error
     # Pillow raises many types of errors on broken headers; all mean the same here.
     except Exception as error:
         raise BadImageError(f"unreadable header: {_line(error)}") from error
-
-
-def _plain_jpeg(data: bytes) -> _Header | None:
-    """The header of a three-channel JPEG of 8 bits without EXIF or Adobe segments, which most are; else None.
-
-    Pillow could read all of them, but takes as long as everything else here that is not decoding or encoding.
-    """
-    frame, telling = _frame(data)
-    if frame is None or telling:
-        return None
-    bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
-    if bits != 8 or channels != 3 or not width or not height:
-        return None
-    baseline = data[frame + 1] == _BASELINE
-    return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)
 
 
 def _frame(data: bytes) -> tuple[int | None, bool]:
@@ -172,11 +152,10 @@ def _frame(data: bytes) -> tuple[int | None, bool]:
 
 
 def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[float, float]]:
-    """RGB uint8 [H, W, 3] as it lies in the file, and the width and height that the picture fills of it.
+    """RGB uint8 [H, W, 3] as in the file, valid until this thread's next call, and the width and height that it fills.
 
-    A JPEG is decoded at the smallest of libjpeg-turbo's scales n/8 that hits `cover` exactly or exceeds it
-    by a quarter: Lanczos resampling, the better low-pass filter, does the rest. The pixels of a JPEG are valid until
-    this thread decodes the next one.
+    A JPEG is decoded at the smallest of libjpeg-turbo's scales n/8 that hits `cover` exactly or exceeds it by a
+    quarter: Lanczos resampling, the better low-pass filter, does the rest.
     """
     whole = (float(header.width), float(header.height))
     if header.kind != "JPEG":
@@ -200,7 +179,7 @@ def _decode(data: bytes, header: _Header, cover: int) -> tuple[Pixels, tuple[flo
 
 def _scratch(size: int) -> Pixels:
     """This thread's memory to decode into: fresh pages for every image cost a twentieth of its decoding."""
-    if getattr(_memory, "pixels", _NOTHING).size < size:
+    if not hasattr(_memory, "pixels") or _memory.pixels.size < size:
         _memory.pixels = np.empty(size, dtype=np.uint8)
     return np.asarray(_memory.pixels)
 
@@ -217,13 +196,6 @@ def _decode_other(data: bytes, header: _Header) -> Pixels:
 
 def _upright(pixels: Pixels, header: _Header) -> Pixels:
     return pixels if header.orientation == 1 else np.ascontiguousarray(_UPRIGHT[header.orientation](pixels))
-
-
-def _encode(pixels: Pixels, quality: int, subsampling: str) -> bytes:
-    encoded = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling=subsampling.replace(":", "")
-    )
-    return bytes(encoded)
 
 
 def _thumb(pixels: Pixels) -> Pixels:

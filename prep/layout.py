@@ -1,12 +1,12 @@
 """What a download folder contains: which tables, and the image file of each name.
 
-Downloads differ: Kaggle's and the ISIC archive's names, folders nested in one of the same name, images sorted into
-class folders, sets resized by others. So each table is searched by all its known names, and images by their own names,
-below the first known folder that exists.
+Downloads differ: Kaggle's and the ISIC archive's names, nested folders, images in class folders, sets that others
+resized. So each table is searched by all its known names, images by their own below the first known folder that exists.
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,10 @@ LESIONS_2020 = ("ISIC_2020_Training_GroundTruth_v2.csv",)
 TRUTH_2019 = ("ISIC_2019_Training_GroundTruth.csv",)
 META_2019 = ("ISIC_2019_Training_Metadata.csv",)
 RESIZED_2019 = ("train.csv",)
-# Folders of images, the likeliest first; "." is the download itself, with images directly in it or in class folders.
-TRAIN_PICTURES_2020 = ("jpeg/train", "ISIC_2020_Training_Input", "ISIC_2020_Training_JPEG", "train", ".")
-TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG", "test", ".")
-PICTURES_2019 = ("ISIC_2019_Training_Input", "train", ".")
+# Folders of images, the likeliest first; else they are below the download itself, directly or in class folders.
+TRAIN_PICTURES_2020 = ("jpeg/train", "ISIC_2020_Training_Input", "ISIC_2020_Training_JPEG", "train")
+TEST_PICTURES_2020 = ("jpeg/test", "ISIC_2020_Test_Input", "ISIC_2020_Test_JPEG", "test")
+PICTURES_2019 = ("ISIC_2019_Training_Input", "train")
 
 
 def find_table(folder: Path, names: Sequence[str]) -> Path | None:
@@ -43,7 +43,7 @@ def require_folder(folder: Path, option: str) -> None:
 
 def pictures_folder(download: Path, names: Sequence[str]) -> str:
     """The first of the folders `names` that exists in `download`; else the download itself."""
-    return str(next((download / name for name in names if name != "." and (download / name).is_dir()), download))
+    return str(next((download / name for name in names if (download / name).is_dir()), download))
 
 
 def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,8 +57,8 @@ def find_pictures(table: pd.DataFrame) -> pd.DataFrame:
     exact = table["file"].notna().to_numpy()
     for row in np.flatnonzero(exact):
         file = table["file"].iloc[row]
-        status = _status(file)
-        if status is not None:
+        with suppress(OSError):
+            status = os.stat(file)  # noqa: PTH116
             path[row], size[row], changed[row] = file, status.st_size, status.st_mtime_ns
     for folder in table["folder"][~exact].dropna().unique():
         rows = np.flatnonzero(~exact & (table["folder"] == folder).to_numpy())
@@ -87,10 +87,3 @@ def _walk(folder: str) -> Iterator["os.DirEntry[str]"]:
                 yield from _walk(entry.path)
             elif entry.is_file():
                 yield entry
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None

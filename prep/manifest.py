@@ -39,10 +39,8 @@ SAMPLE_SCHEMA = pa.schema(
         ("patient", pa.string()),
         ("lesion", pa.string()),
         ("meta_clinical", pa.list_(pa.float32(), len(FEATURES["clinical"]))),
-        (
-            "meta_reference",
-            pa.list_(pa.float32(), len(FEATURES["reference"])),
-        ),  # null where left out: it needs the image file's size
+        # Null where left out: it needs the image file's size.
+        ("meta_reference", pa.list_(pa.float32(), len(FEATURES["reference"]))),
         ("sex", pa.string()),
         ("age", pa.float32()),  # years
         ("site", pa.string()),
@@ -76,13 +74,12 @@ class ShardEntry:
 class Manifest:
     """The content of manifest.json.
 
-    `counts` has a row for each source, split, fold and target; `labels_sha256` is that of the sorted (key, fold,
-    target) of the kept training rows: what a model is trained and judged on, whatever the images' size. `unsafe` says
-    why results on this set are for comparison only, else null; `files` has the SHA-256 of every file but
-    the tars and the manifest itself.
+    `counts` has a row for each source, split, fold and target; `labels_sha256` is `labels_digest`, what a model is
+    trained and judged on, whatever the images' size; `unsafe` says why results on this set are for comparison only,
+    else null; `files` has the SHA-256 of every file but the tars and the manifest itself.
     """
 
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
     size: int
     encoder: dict[str, Any]
     options: dict[str, Any]
@@ -111,20 +108,15 @@ def labels_digest(rows: pd.DataFrame) -> str:
 
 
 def write_samples(rows: pd.DataFrame, vectors: dict[str, npt.NDArray[np.float32]], path: Path) -> None:
-    """Write samples.parquet (columns of SAMPLE_SCHEMA) from N rows, some at a time.
-
-    `vectors` are the columns that hold vectors, float32 [n, M] of the first n rows; those of the others are null.
-    """
+    """Write samples.parquet (SAMPLE_SCHEMA) from N rows, some at a time; `vectors` are its columns of vectors, float32
+    [n, M] of the first n rows, null in the others."""
     with written_whole(path) as out, pq.ParquetWriter(out, SAMPLE_SCHEMA) as writer:
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
-            part = slice(start, start + _ROWS_AT_A_TIME)
-            arrays = [
-                _vectors(vectors[field.name][part], len(rows.iloc[part]))
-                if field.name in vectors
-                else _column(rows[field.name].iloc[part], field.type)
-                for field in SAMPLE_SCHEMA
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA))
+            part = rows.iloc[start : start + _ROWS_AT_A_TIME].reset_index(drop=True)
+            for name, values in vectors.items():
+                part[name] = pd.Series(list(values[start : start + _ROWS_AT_A_TIME]), dtype=object)
+            table = pa.Table.from_pandas(part, schema=SAMPLE_SCHEMA, preserve_index=False)
+            writer.write_table(table.replace_schema_metadata())
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -149,15 +141,3 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a manifest: {error}; build the shard set again") from error
     raise UserError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}: build the shard set again")
-
-
-def _vectors(values: npt.NDArray[np.float32], rows: int) -> pa.Array:
-    filled = np.zeros((rows, values.shape[1]), dtype=np.float32)
-    filled[: len(values)] = values
-    null = np.arange(rows) >= len(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(filled.reshape(-1)), values.shape[1], mask=pa.array(null))
-
-
-def _column(column: pd.Series, kind: pa.DataType) -> pa.Array:
-    array = pa.Array.from_pandas(column, type=kind)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -19,15 +19,13 @@ FEATURES: dict[MetaKind, tuple[str, ...]] = {
     "reference": ("sex", "age/90", "log1p n_images", "log file_bytes", *SITES, "site missing"),
 }
 _MEANING = 1  # raise it whenever a value changes its meaning under the same name
-# The value of sex where it is missing or hidden.
-_NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}
+_NO_SEX: dict[MetaKind, float] = {"clinical": 0.0, "reference": -1.0}  # where sex is missing or hidden
 
 
 def meta_vectors(kind: MetaKind, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
     """The meta vectors of `rows`, float32 [N, M], in the order of FEATURES.
 
-    Reads sex, age (years) and site, and for `reference` also n_images (images of the patient in the complete
-    tables, 1 without a patient id) and file_bytes (size of the image file as found).
+    Reads sex, age (years) and site, and for `reference` also n_images (of the patient) and file_bytes (as found).
     """
     sex = rows["sex"].map({"male": 1.0, "female": 0.0}).to_numpy(dtype=np.float64)
     age = rows["age"].to_numpy(dtype=np.float64) / 90.0

@@ -16,9 +16,9 @@ from prep.tables import OUTSIDE
 class Plan:
     """What a shard set will hold.
 
-    `rows` are all rows of the tables, the kept ones (`left_out` is missing) first, in the order of the shards. `pairs`
-    are the pairs of images that show the same picture, as duplicates.csv lists them. `unsafe` says why the folds may
-    leak, else None; `overlap` says what an outside set shares with the training rows, None without such a set.
+    `rows` are all rows of the tables, the kept ones (`left_out` is missing) first, in the order of the shards; `pairs`
+    are those of duplicates.csv. `unsafe` says why the folds may leak, else None; `overlap` says what an outside set
+    shares with the training rows, None without such a set.
     """
 
     config: PrepConfig
@@ -66,11 +66,10 @@ def _shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _with_names(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """The pairs by the names, splits and targets of their images instead of row numbers, sorted by name."""
     named = pd.DataFrame(index=pairs.index)
-    for end in ("1", "2"):
-        of = rows.iloc[pairs[f"row_{end}"]]
-        named[f"image_name_{end}"], named[f"split_{end}"] = of["key"].to_numpy(), of["split"].to_numpy()
-        named[f"target_{end}"] = of["target"].to_numpy()
-    named = pd.concat([named, pairs[["kind", "official", "correlation", "detail"]]], axis=1)
+    for end in (1, 2):
+        for name, column in (("image_name", "key"), ("split", "split"), ("target", "target")):
+            named[f"{name}_{end}"] = rows[column].to_numpy()[pairs[f"row_{end}"]]
+    named = named.join(pairs[["kind", "official", "correlation", "detail"]])
     return named.sort_values(["image_name_1", "image_name_2"], ignore_index=True)
 
 
@@ -82,8 +81,7 @@ def _outside_overlap(rows: pd.DataFrame, pairs: pd.DataFrame) -> str | None:
     named = rows["left_out"].eq(NAME_TAKEN)
     train = ((rows["split"] == "train") & (rows["source"] != OUTSIDE)).to_numpy()
     ends = pairs[["row_1", "row_2"]].to_numpy()
-    crossing = (outside[ends[:, 0]] & train[ends[:, 1]]) | (outside[ends[:, 1]] & train[ends[:, 0]])
-    shared = np.unique(ends[crossing][outside[ends[crossing]]])
+    shared = np.unique(ends[outside[ends] & train[ends[:, ::-1]]])
     return (
         f"outside set: {outside.sum():,} rows; {named.sum():,} have the name of an image of the downloads (left out), "
         f"{len(shared):,} show a picture of the training set (listed in duplicates.csv)"

@@ -17,27 +17,25 @@ from prep.stage import Encoding
 from prep.tables import merged_table, read_duplicate_pairs, read_extra
 
 # What decides the bytes of a shard set; its path and the number of processes that make it do not.
-OPTIONS = (
-    *("size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"),
-    *("missing", "on_bad", "extra_role", "samples_per_shard"),
-)
+OPTIONS = ["size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"]
+OPTIONS += ["missing", "on_bad", "extra_role", "samples_per_shard"]
 NAME_TAKEN = "the name of an image of the downloads"
 """Why a row of an outside set is left out."""
 
 
 def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
-    """Every row of the tables with its image file (path, missing where there is none, file_bytes, changed_ns).
+    """Every row of the tables with its image file (see `find_pictures`), which with `images` False need not exist.
 
-    Raises UserError where the tables do not fit, or where images are missing and may not be; with `images` False, none
-    of them has to exist.
+    Raises UserError where the tables do not fit, or where images are missing and may not be.
     """
     folders = [Path(folder) if folder else None for folder in (config.isic2020, config.isic2019, config.master)]
     rows = merged_table(*folders)
     rows["n_images"] = images_per_patient(rows)
     if config.extra:
-        rows = _with_extra(
-            rows, read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train")
-        )
+        extra = read_extra(Path(config.extra), "extra" if config.extra_role == "evaluate" else "train")
+        extra["left_out"] = pd.Series(NAME_TAKEN, extra.index, dtype="str").where(extra["key"].isin(rows["key"]))
+        extra["n_images"] = images_per_patient(extra)
+        rows = pd.concat([rows, extra], ignore_index=True)
     rows["subsource"] = folds.subsource(rows)
     rows = rows.join(find_pictures(rows))
     wanted = rows["left_out"].isna()
@@ -60,27 +58,14 @@ def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
     return rows
 
 
-def official_pairs(config: PrepConfig) -> pd.DataFrame:
-    """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there are none."""
-    return read_duplicate_pairs(Path(config.isic2020) if config.isic2020 else None)
-
-
 def inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:
     """SHA-256 of all that decides the set: tables, names and sizes of the files, official pairs, an outside assignment
     of folds, options, and the versions of the code and libraries that write images and shards."""
     facts = rows.drop(columns=["folder", "file", "path", "changed_ns"])
     tables = hashlib.sha256(pd.util.hash_pandas_object(facts, index=False).to_numpy().tobytes())
-    tables.update(official_pairs(config).to_csv(index=False).encode())
+    tables.update(read_duplicate_pairs(config.isic2020).to_csv(index=False).encode())
     if config.folds_file:
         tables.update(folds.read_folds(Path(config.folds_file), rows).tobytes())
     options = {name: getattr(config, name) for name in OPTIONS}
     described = [tables.hexdigest(), options, Encoding.of(config).described(), PACKER]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _with_extra(rows: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
-    """The rows followed by an outside set's; those whose names are taken already are left out."""
-    taken = extra["key"].isin(rows["key"])
-    extra["left_out"] = pd.Series(NAME_TAKEN, extra.index, dtype="str").where(taken)
-    extra["n_images"] = images_per_patient(extra)
-    return pd.concat([rows, extra], ignore_index=True)

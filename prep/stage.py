@@ -1,15 +1,14 @@
 """The first pass: each image file read, decoded and encoded once, a chunk of them as a pure function of a small task.
 
-What a shard holds depends on folds, folds on duplicates, and duplicates on every image. So the encoded JPEGs are kept
-in chunks (STEM.jpgs, concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
+What a shard holds depends on duplicates, and these on every image. So the encoded JPEGs are kept in chunks (STEM.jpgs,
+concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
 """
 
 import hashlib
 import json
+import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from configs.prep import Fit, PrepConfig, Subsampling
-from prep.files import read_whole, written_whole
+from prep.files import read_bytes, written_whole
 from prep.fingerprint import are_flat, perceptual_hashes
 from prep.images import THUMB, BadImageError, store_image
 
@@ -88,13 +87,11 @@ def stage_chunk(task: StageTask) -> int:
     with written_whole(Path(f"{task.stem}.jpgs")) as out:
         for number, (path, _, _) in enumerate(task.files):
             try:
-                data = read_whole(path)
+                data = read_bytes(path)
                 image = store_image(data, **encoding)
-            except BadImageError as error:
-                records["reason"][number] = str(error)
-                continue
-            except OSError as error:
-                records["reason"][number] = f"cannot be read: {error.strerror}"
+            except (BadImageError, OSError) as error:
+                reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+                records["reason"][number] = reason
                 continue
             out.write(image.jpeg)
             thumbs[number] = image.thumb
@@ -107,34 +104,37 @@ def stage_chunk(task: StageTask) -> int:
     return len(task.files)
 
 
+def chunk_stem(folder: str | Path, number: int) -> str:
+    """Path of the chunk with this number, without its endings."""
+    return f"{folder}{os.sep}{number:06d}"
+
+
 def read_records(stem: str) -> np.ndarray:
     """The records of a finished chunk, RECORD [N]."""
-    with _opened(stem) as found:
-        return np.asarray(found["records"])
+    return _read(stem, "records")
 
 
 def read_thumbs(stem: str) -> np.ndarray:
     """The thumbnails of a finished chunk, uint8 [N, 32, 32]."""
-    with _opened(stem) as found:
-        return np.asarray(found["thumbs"])
+    return _read(stem, "thumbs")
 
 
-@contextmanager
-def _opened(stem: str) -> Iterator[Any]:
+def _read(stem: str, name: str) -> np.ndarray:
     # numpy does not close a file that is not an archive, which one may not be after a power cut.
     with Path(f"{stem}.npz").open("rb") as file, np.load(file) as found:
-        yield found
+        return np.asarray(found[name])
 
 
 def _is_made(task: StageTask, digest: str) -> bool:
-    """Whether an earlier run made this chunk. A chunk with an unusable image is made again: the image may have been
-    repaired, or its permissions changed, without a new size or time."""
+    """Whether an earlier run made this chunk. One with an unusable image is made again: the image may have been
+    repaired without a new size or time."""
     try:
-        with _opened(task.stem) as found:
-            if str(found["digest"]) != digest:
-                return False
-            records = found["records"]
-            size = int(records["length"].sum())
-            return not records["reason"].any() and Path(f"{task.stem}.jpgs").stat().st_size == size
+        records = read_records(task.stem)
+        size = Path(f"{task.stem}.jpgs").stat().st_size
+        return (
+            str(_read(task.stem, "digest")) == digest
+            and not records["reason"].any()
+            and size == records["length"].sum()
+        )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut short by a power cut
         return False

@@ -2,13 +2,10 @@
 
     python prep/synthetic.py --out data/synthetic --train 3000 --test 3000 --size 96 --seed 0
 
-OUT has 2019/ and 2020/, structured and named like the two downloads (tables, columns, vocabularies, shares of nulls,
-lesions and patients with several images, official duplicates), and truth.csv, which prep never reads, with the true
-probability of every image. So the best AUC that any model can reach is known.
-
-One difference from the real challenge is intended: the test rows are drawn from both years' distributions, as the
-training rows are, though all of them are in 2020's test.csv with 2020's vocabulary; truth.csv has the year that each
-was drawn from.
+OUT has 2019/ and 2020/, structured and named like the two downloads (tables, vocabularies, shares of nulls, lesions and
+patients with several images, official duplicates), and truth.csv, which prep never reads, with the true probability of
+every image: so the best AUC that any model can reach is known. Unlike the challenge's, the test rows are drawn from
+both years' distributions, though all are in 2020's test.csv with 2020's vocabulary; truth.csv has the year of each.
 """
 
 import sys

@@ -19,10 +19,6 @@ from prep.csvfile import NAME, ages, read_csv, require_rows, whole_numbers, word
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
-COLUMNS = (
-    *("key", "source", "split", "target", "diagnosis", "patient", "lesion", "sex", "age", "site"),
-    *("folder", "file", "left_out"),
-)
 UNNAMED = "not in the master table"
 """Why a training row is left out: a master table does not name it."""
 OUTSIDE = 0
@@ -42,7 +38,7 @@ _LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 
 
 def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | None = None) -> pd.DataFrame:
-    """Read one or both downloads into one table (columns as above), 2020 first, in the order of the files.
+    """Read one or both downloads into one table, 2020 first, in the order of the files.
 
     A `master` CSV decides which images are the training rows, and names their files; everything else comes from the
     downloads' tables, or from the master itself where no download is given. Raises UserError with the folder, file,
@@ -65,8 +61,7 @@ def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | No
 def read_2020(folder: Path) -> list[pd.DataFrame]:
     """The train table and, where there is one, the test table of the ISIC 2020 download in `folder`.
 
-    Kaggle's layout, the archive's, or a resized set: see prep/layout.py. Lesion ids come from the archive's second
-    ground truth, where that exists too.
+    Lesion ids come from the archive's second ground truth, where that exists too.
     """
     layout.require_folder(folder, "--isic2020")
     csv = layout.find_table(folder, layout.TRAIN_2020)
@@ -88,11 +83,8 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
 
 
 def read_2019(folder: Path) -> pd.DataFrame:
-    """The train table of the ISIC 2019 download in `folder`; anterior, posterior and lateral torso become torso.
-
-    The challenge's two tables, or the train.csv of a resized set, which must then have the lesion ids: without them
-    images of one lesion would be in several folds.
-    """
+    """The train table of the ISIC 2019 download in `folder`: the challenge's two tables, or the train.csv of a resized
+    set, which must then have the lesion ids: without them images of one lesion would be in several folds."""
     layout.require_folder(folder, "--isic2019")
     images = layout.pictures_folder(folder, layout.PICTURES_2019)
     csv, meta_csv = (layout.find_table(folder, names) for names in (layout.TRUTH_2019, layout.META_2019))
@@ -111,17 +103,16 @@ def read_2019(folder: Path) -> pd.DataFrame:
     csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
     truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
     meta = read_csv(meta_csv, {"image": ["image"]} | _PERSON | _LESION)
-    onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    sound = np.isin(onehot, (0.0, 1.0)).all(axis=1) & (onehot.sum(axis=1) == 1)
-    require_rows(pd.Series(sound), truth["image"], csv, "MEL..UNK", "a single 1 in every row")
+    onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce")
+    sound = onehot.isin((0, 1)).all(axis=1) & (onehot.sum(axis=1) == 1)
+    require_rows(sound, truth["image"], csv, "MEL..UNK", "a single 1 in every row")
     for left, right, place in ((meta, truth, csv), (truth, meta, meta_csv)):
         absent = left["image"][~left["image"].isin(right["image"])]
         if len(absent):
             raise UserError(f"{place}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
-    hot = pd.Series(onehot.argmax(axis=1), index=truth["image"])
     rows = meta.rename(columns={"image": "image_name"})
-    rows["diagnosis"] = np.array(_CLASSES_OF_2019)[hot[rows["image_name"]]]
-    rows["target"] = (hot[rows["image_name"]] == 0).to_numpy(dtype=np.int8)
+    rows["diagnosis"] = rows["image_name"].map(onehot.idxmax(axis=1).set_axis(truth["image"]))
+    rows["target"] = (rows["diagnosis"] == "MEL").astype("int8")
     typed = _typed(rows, meta_csv, source=2019, split="train", folder=images)
     return typed.set_index("key").loc[truth["image"]].rename_axis("key").reset_index()
 
@@ -134,16 +125,14 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
         if len(found) != 1:
             raise UserError(f"--master {csv}: wanted one file named *master*.csv there, found {len(found)}")
         csv = found[0]
-    place = {"year": ["year"], "filepath": ["filepath"]}
-    label = {"target": ["target"]}
+    place = {"target": ["target"], "year": ["year"], "filepath": ["filepath"]}
     if table is None:
-        known = _PATIENT | _LESION | _PERSON | {"diagnosis": ["diagnosis"]}
-        rows = read_csv(csv, _KEY | label | place | known, optional=["diagnosis"])
+        rows = read_csv(csv, _KEY | place | _PATIENT | _LESION | _PERSON | _LABEL, optional=["diagnosis"])
         years = whole_numbers(rows, "year", (2019, 2020), csv)
         joined = _typed(rows, csv, source=years, split="train", folder=None)
         joined["file"] = _paths(rows["filepath"], csv)
         return joined
-    rows = read_csv(csv, _KEY | label | place)
+    rows = read_csv(csv, _KEY | place)
     targets = whole_numbers(rows, "target", (0, 1), csv)
     years = whole_numbers(rows, "year", (2019, 2020), csv)
     train = table[table["split"] == "train"].set_index("key")
@@ -160,44 +149,40 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
 
 
 def read_extra(csv: Path, split: str) -> pd.DataFrame:
-    """An outside set's table: image and target, optionally group, diagnosis, sex, age and site.
-
-    `image` is a path relative to the CSV, or the name of an image below its folder; `split` is train or extra.
-    """
+    """An outside set's table: image (a path relative to the CSV, or the name of an image below its folder) and target,
+    optionally group, diagnosis, sex, age and site; `split` is train or extra."""
     columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
     columns |= {"diagnosis": ["diagnosis"]} | _PERSON
     optional = [name for name in columns if name not in ("image", "target")]
     rows = read_csv(csv, columns, optional, pattern=".+")
     paths = rows["image"].map(lambda name: str(csv.parent / name))
     exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
-    stems = rows["image"].map(lambda name: Path(name).stem if name.lower().endswith(layout.ENDINGS) else name)
+    stems = rows["image"].where(~exact, rows["image"].map(lambda name: Path(name).stem))
     require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, whatever its folder")
     wanted = "a file name of letters, digits, - and _, and one of " + ", ".join(layout.ENDINGS)
     require_rows(stems.str.fullmatch(NAME), rows["image"], csv, "image", wanted)
-    group = "extra_" + rows["group"]
-    renamed = rows.assign(image_name=stems, patient_id=group, lesion_id=np.nan)
+    renamed = rows.assign(image_name=stems, patient_id="extra_" + rows["group"])
     typed = _typed(renamed, csv, source=OUTSIDE, split=split, folder=str(csv.resolve().parent))
     typed["file"] = paths.where(exact).astype("str")
     return typed
 
 
-def read_duplicate_pairs(isic2020: Path | None) -> pd.DataFrame:
+def read_duplicate_pairs(isic2020: str | Path | None) -> pd.DataFrame:
     """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there is no such file."""
-    csv = layout.find_table(isic2020, layout.PAIRS_2020) if isic2020 else None
+    csv = layout.find_table(Path(isic2020), layout.PAIRS_2020) if isic2020 else None
     if csv is None:
         return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
-    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, keyed=False)
+    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, pattern=None)
 
 
 def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
     """Rows under the names of `read_csv` -> the columns of this module's table."""
     missing = pd.Series(np.nan, index=rows.index, dtype="str")
-    labelled = "target" in rows
-    target = whole_numbers(rows, "target", (0, 1), csv) if labelled else pd.Series(-1, index=rows.index)
+    target = whole_numbers(rows, "target", (0, 1), csv) if "target" in rows else pd.Series(-1, index=rows.index)
     return pd.DataFrame(
         {
             "key": rows["image_name"],
-            "source": np.int16(source) if isinstance(source, int) else source.astype("int16"),
+            "source": pd.Series(source, index=rows.index, dtype="int16"),
             "split": split,
             "target": target.astype("int8"),
             "diagnosis": rows.get("diagnosis", missing).astype("str"),
@@ -209,16 +194,12 @@ def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str
             "folder": missing if folder is None else folder,
             "file": missing,
             "left_out": missing,
-        },
-        columns=list(COLUMNS),
+        }
     )
 
 
 def _paths(files: pd.Series, csv: Path) -> pd.Series:
-    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to the working directory.
-
-    A row without a path has no image file.
-    """
+    """Paths as a master CSV gives them: absolute, relative to the CSV, or else to the working directory."""
 
     def found(name: str) -> str:
         beside = os.path.join(csv.parent, name)  # noqa: PTH118  a Path for each of 10 million files is slow

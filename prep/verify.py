@@ -24,11 +24,9 @@ def main(argv: Sequence[str]) -> None:
     from prep.manifest import read_manifest
 
     damage = check_set(Path(config.shards), quick=config.quick, workers=config.workers)
-    for line in damage:
-        print(line, file=sys.stderr)
     if damage:
         remedy = "copy the damaged files again, or build the set again"
-        print(f"{config.shards}: {len(damage)} problems: {remedy}", file=sys.stderr)
+        print(*damage, f"{config.shards}: {len(damage)} problems: {remedy}", sep="\n", file=sys.stderr)
         sys.exit(1)
     print(f"{config.shards}: sound ({'hashes' if config.quick else 'hashes, every sample, folds'})")
     unsafe = read_manifest(Path(config.shards)).unsafe

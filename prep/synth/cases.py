@@ -50,11 +50,11 @@ TABLE_2020 = {"age": "age_approx", "site": "anatom_site_general_challenge"}
 
 
 def make_cases(*, train: int, test: int, seed: int) -> pd.DataFrame:
-    """All rows of the data set, one per image, sorted by name, without drawing any.
+    """All rows of the data set, one per image, sorted by name.
 
-    Columns: image_name, split, source (2019 or 2020), patient_id, lesion_id, diagnosis, target, logit, p, a, b;
-    age, sex and site as the tables show them; meta, what age, sex and site add to the logit where none is
-    missing; stream and copied (see prep.synth.lesion.Picture).
+    Columns: image_name, split, source (2019 or 2020), patient_id, lesion_id, diagnosis, target, logit, p; age, sex and
+    site as the tables show them; meta, what these add to the logit where none is missing; a, b, stream and copied (see
+    prep.synth.lesion.Picture).
     """
     rng = np.random.default_rng([seed, 0])  # the pictures have [seed, 1] and up
     of_2019 = round(SHARE_2019 * train), round(SHARE_2019 * test)
@@ -161,31 +161,25 @@ def write_tables(cases: pd.DataFrame, out: Path) -> None:
     for folder in ("2019/ISIC_2019_Training_Input", "2020/jpeg/train", "2020/jpeg/test"):
         (out / folder).mkdir(parents=True)
     train, test = cases[cases["split"] == "train"], cases[cases["split"] == "test"]
-    _write_2019(train[train["source"] == 2019], out / "2019")
-    _write_2020(train[train["source"] == 2020], test, out / "2020")
     truth = cases[["image_name", "split", "source", "target", "logit", "p", "a", "b"]]
     truth.to_csv(out / "truth.csv", index=False, float_format="%.6f")
-
-
-def _write_2019(rows: pd.DataFrame, out: Path) -> None:
-    truth = {name: (rows["diagnosis"] == name).astype(float) for name in CLASSES_2019}
-    truth_table = pd.DataFrame({"image": rows["image_name"], **truth})
-    truth_table.to_csv(out / "ISIC_2019_Training_GroundTruth.csv", index=False, lineterminator="\r\n")
-    table = rows.astype({"age": "Int64"})[["image_name", "age", "site", "lesion_id", "sex"]].rename(columns=TABLE_2019)
-    table.to_csv(out / "ISIC_2019_Training_Metadata.csv", index=False, lineterminator="\r\n")
-
-
-def _write_2020(train: pd.DataFrame, test: pd.DataFrame, out: Path) -> None:
+    of_2019, of_2020 = train[train["source"] == 2019], train[train["source"] == 2020]
+    onehot = {name: (of_2019["diagnosis"] == name).astype(float) for name in CLASSES_2019}
+    table = pd.DataFrame({"image": of_2019["image_name"], **onehot})
+    table.to_csv(out / "2019/ISIC_2019_Training_GroundTruth.csv", index=False, lineterminator="\r\n")
+    table = of_2019.astype({"age": "Int64"})[["image_name", "age", "site", "lesion_id", "sex"]]
+    table = table.rename(columns=TABLE_2019)
+    table.to_csv(out / "2019/ISIC_2019_Training_Metadata.csv", index=False, lineterminator="\r\n")
     clinical = ["image_name", "patient_id", "sex", "age", "site"]
-    grown = train["target"].map({0: "benign", 1: "malignant"})
-    table = train.assign(benign_malignant=grown)[[*clinical, "diagnosis", "benign_malignant", "target"]]
-    table.rename(columns=TABLE_2020).to_csv(out / "train.csv", index=False)
-    test[clinical].rename(columns=TABLE_2020).to_csv(out / "test.csv", index=False)
-    test[["image_name"]].assign(target=0).to_csv(out / "sample_submission.csv", index=False)
-    names = train.sort_values(["stream", "copied"]).groupby("stream")["image_name"]
+    grown = of_2020["target"].map({0: "benign", 1: "malignant"})
+    table = of_2020.assign(benign_malignant=grown)[[*clinical, "diagnosis", "benign_malignant", "target"]]
+    table.rename(columns=TABLE_2020).to_csv(out / "2020/train.csv", index=False)
+    test[clinical].rename(columns=TABLE_2020).to_csv(out / "2020/test.csv", index=False)
+    test[["image_name"]].assign(target=0).to_csv(out / "2020/sample_submission.csv", index=False)
+    names = of_2020.sort_values(["stream", "copied"]).groupby("stream")["image_name"]
     pairs = names.agg(["first", "last", "size"]).query("size == 2")[["first", "last"]]
     pairs.columns = pd.Index(["image_name_1", "image_name_2"])
-    pairs.to_csv(out / "ISIC_2020_Training_Duplicates.csv", index=False, lineterminator="\r\n")
+    pairs.to_csv(out / "2020/ISIC_2020_Training_Duplicates.csv", index=False, lineterminator="\r\n")
 
 
 def pictures(cases: pd.DataFrame, out: Path) -> list[Picture]:
@@ -203,13 +197,13 @@ def describe(cases: pd.DataFrame) -> str:
     """Prevalence, and how good a model can get on the test rows, as lines to print."""
     train, test = cases[cases["split"] == "train"], cases[cases["split"] == "test"]
     seen = test["meta"] + 1.5 * (test["a"] + test["b"])
-    lines = [f"melanoma: {train['target'].mean():.1%} of train, {test['target'].mean():.1%} of test"]
+    shares = f"melanoma: {train['target'].mean():.1%} of train, {test['target'].mean():.1%} of test"
     if test["target"].nunique() < 2:
-        return "\n".join([*lines, "the test rows hold one class only: no AUC; ask for more by --test"])
-    for what, score in {
+        return f"{shares}\nthe test rows hold one class only: no AUC; ask for more by --test"
+    scores = {
         "the true logit, the best there is": test["logit"],
         "the true logit without the year, which neither picture nor patient shows": seen,
         "age, sex and site alone (their true effects, nothing missing, year unknown)": test["meta"],
-    }.items():
-        lines.append(f"test AUC {roc_auc_score(test['target'], score):.3f} by {what}")
-    return "\n".join(lines)
+    }
+    aucs = [f"test AUC {roc_auc_score(test['target'], score):.3f} by {what}" for what, score in scores.items()]
+    return "\n".join([shares, *aucs])

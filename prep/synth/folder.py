@@ -19,7 +19,7 @@ SETTINGS = "settings.json"  # written last: a folder that holds it is complete
 def make(config: SyntheticConfig) -> pd.DataFrame:
     """Make the set that `config` asks for, unless OUT holds it already; return its rows (see make_cases).
 
-    Raises UserError where OUT holds anything else, OSError where it cannot be written.
+    Raises UserError where OUT holds anything else.
     """
     out = Path(config.out).resolve()
     settings = {name: getattr(config, name) for name in ("train", "test", "size", "seed")} | {"recipe": RECIPE}
@@ -28,24 +28,18 @@ def make(config: SyntheticConfig) -> pd.DataFrame:
         print(f"{config.out} holds this data set already")
         return cases
     partial = out.with_name(f"{out.name}.partial")
-    if partial.exists():
-        _remove_rest(partial)
+    if partial.exists():  # what an interrupted run left, if it is nothing else
+        strange = {entry.name for entry in partial.iterdir()} - {"2019", "2020", "truth.csv", SETTINGS}
+        if strange:
+            what = f"{min(strange)}, which this command did not write"
+            raise UserError(f"{partial} holds {what}: move it away or choose another --out")
+        shutil.rmtree(partial)
     write_tables(cases, partial)
     draw_all(pictures(cases, partial), seed=config.seed, size=config.size, workers=config.workers)
     with written_whole(partial / SETTINGS) as file:
         file.write((json.dumps(settings, indent=2) + "\n").encode())
     partial.rename(out)
     return cases
-
-
-def _remove_rest(partial: Path) -> None:
-    """Remove what an interrupted run left, and nothing else."""
-    strange = {entry.name for entry in partial.iterdir()} - {"2019", "2020", "truth.csv", SETTINGS}
-    if strange:
-        raise UserError(
-            f"{partial} holds {min(strange)}, which this command did not write: move it away or choose another --out"
-        )
-    shutil.rmtree(partial)
 
 
 def _holds(out: Path, settings: dict[str, int]) -> bool:

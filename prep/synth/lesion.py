@@ -1,9 +1,8 @@
 """One synthetic dermoscopy picture: skin, a pigmented lesion, light and hairs.
 
-Only two numbers of a picture affect the label: `a` makes the lesion's border irregular, `b` makes its inside
-uneven. Everything else (size, position, orientation, colours, light, hairs) is nuisance, drawn from the picture's
-own random stream. Lengths are in half edges and random fields have a fixed resolution, so that one stream
-shows the same picture at every size.
+Only two numbers of a picture affect the label: `a` makes the lesion's border irregular, `b` its inside uneven.
+Everything else is nuisance, drawn from the picture's own random stream. Lengths are in half edges and random fields
+have a fixed resolution, so that one stream shows the same picture at every size.
 """
 
 from collections.abc import Sequence
@@ -37,15 +36,10 @@ class Picture:
     """What one file shows."""
 
     path: Path
-    """The JPEG to write."""
-    stream: int
-    """Number of the random stream of all nuisance; duplicates share it."""
-    a: float
-    """Irregularity of the border, in standard deviations."""
-    b: float
-    """Unevenness of the inside, in standard deviations."""
-    copied: bool = False
-    """True for the second of a duplicate pair: a little brighter and compressed harder."""
+    stream: int  # number of the random stream of all nuisance; duplicates share it
+    a: float  # irregularity of the border, in standard deviations
+    b: float  # unevenness of the inside, in standard deviations
+    copied: bool = False  # the second of a duplicate pair: a little brighter and compressed harder
 
 
 def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int) -> None:
@@ -58,7 +52,7 @@ def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int)
 
 
 def write_pictures(pictures: Sequence[Picture], seed: int, size: int) -> int:
-    """Draw and write `pictures` (edge `size`, in pixels); return how many. This is what a worker process runs."""
+    """Draw and write `pictures` (edge `size`, in pixels); return how many."""
     for picture in pictures:
         quality = COPY_QUALITY if picture.copied else QUALITY
         jpeg = simplejpeg.encode_jpeg(draw(picture, seed, size), quality=quality, colorspace="RGB")

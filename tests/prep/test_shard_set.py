@@ -18,9 +18,9 @@ from configs.prep import PrepConfig
 from loaders.shards import ShardSet
 from prep.build import build
 from prep.check import check_set
+from prep.files import only_builder
 from prep.manifest import read_manifest
 from prep.pack import PackedShard, ShardTask
-from prep.place import only_builder
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -264,14 +264,14 @@ def test_a_file_without_read_rights_is_said_and_read_once_it_may_be(
 ) -> None:
     import prep.stage as staging
 
-    read_whole = staging.read_whole
+    read_bytes = staging.read_bytes
 
     def locked(path: str) -> bytes:
         if path.endswith("ISIC_0000009.jpg"):
             raise PermissionError(13, "Permission denied", path)
-        return read_whole(path)
+        return read_bytes(path)
 
-    monkeypatch.setattr(staging, "read_whole", locked)
+    monkeypatch.setattr(staging, "read_bytes", locked)
     with pytest.raises(UserError, match=r"ISIC_0000009\.jpg: cannot be read: Permission denied"):
         build(config)
     monkeypatch.undo()
