@@ -1,10 +1,10 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,16 +13,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from configs.errors import UserError
 
 # Errors that the user can fix: a full disk, missing permissions, a file where a folder should be.
-_USER_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
+_USER_ERRORS = {ENOSPC, EDQUOT, EFBIG, EACCES, EPERM, EROFS, ENOTDIR, EISDIR}
 RECIPES = Path(__file__).parent
 Config = TypeVar("Config")
 
@@ -45,13 +36,9 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(kind, fail_untyped=True)
     options: Any = parser.parse_args(_spelled_out(kind, argv))
-    try:
-        settings = parser.instantiate(options)
-    except UserError:
-        raise
-    except ValueError as error:
-        parser.error(str(error), error)
-    return kind(**{name: value for name, value in vars(settings).items() if name != "config"})
+    settings = vars(parser.instantiate(options))
+    del settings["config"]
+    return kind(**settings)
 
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
