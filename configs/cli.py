@@ -1,10 +1,12 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -43,27 +45,18 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
     """`argv` with the recipe of `backbone` in front, so that every --config and option that follows overrides it."""
-    words = [_underscored(word) for word in argv]
     recipe = RECIPES / f"{Path(backbone).name}.yaml"
-    return [f"--config={recipe}", *words] if recipe.is_file() else words
+    return [f"--config={recipe}", *argv] if recipe.is_file() else list(argv)
 
 
 def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:
-    """Options in jsonargparse's spelling; a switch without a value (--ensemble) means true."""
+    """Options in jsonargparse's spelling: --batch-size=8 -> --batch_size=8, and --ensemble -> --ensemble=true."""
     switches = {f"--{field.name}" for field in fields(kind) if field.type is bool}
-    words = [_underscored(word) for word in argv]
+    words = [re.sub("^--([^=]+)", lambda option: "--" + option[1].replace("-", "_"), word) for word in argv]
     return [
-        f"{word}=true" if word in switches and (not rest or rest[0].startswith("--")) else word
-        for word, rest in ((word, words[position + 1 :]) for position, word in enumerate(words))
+        f"{word}=true" if word in switches and following.startswith("--") else word
+        for word, following in pairwise([*words, "--"])
     ]
-
-
-def _underscored(word: str) -> str:
-    """--batch-size=8 -> --batch_size=8; values are unchanged."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:

@@ -1,13 +1,20 @@
 """Every setting of training, inference and the loaders: frozen dataclasses, checked at construction.
 
-The defaults of `TrainConfig` are the reference recipe (EfficientNet-B1, 256 px, 15 epochs); the YAML files in
-this folder hold what differs for other backbones.
+The defaults are the reference recipe of EfficientNet-B1; YAML files beside this one hold what other backbones change.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.errors import check, check_ranges, ranged
+
+Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
+OnBad = Literal["fail", "substitute"]
+MetaKind = Literal["clinical", "reference"]
+Target = Literal["melanoma", "diagnosis"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Inputs = Literal["both", "image", "meta"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +62,6 @@ class AugmentConfig:
         check_ranges(self, "augment.")
 
 
-Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
-OnBad = Literal["fail", "substitute"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """Where samples are decoded and augmented, and how fast. Only on_bad can change which samples a run sees."""
@@ -72,8 +75,7 @@ class LoaderConfig:
     """Decode once and keep the pixels (3 bytes per pixel) of every sample of the run: ram, in each rank's host memory;
     gpu, in GPU memory (dali-gpu only). Refused at once if they do not fit. none decodes in every epoch."""
     on_bad: OnBad = "fail"
-    """What to do with a corrupt sample, whose bytes are not those that prep wrote: fail; or substitute, which trains on
-    another sample instead and leaves it out of evaluations."""
+    """What to do with a corrupt sample: fail; or substitute another in training and leave it out of evaluations."""
     max_bad: int = ranged(100, low=1)
     """Corrupt samples that substitute tolerates on each rank; one more stops the run (1 or more)."""
     threads: int = ranged(0, low=0)
@@ -110,13 +112,6 @@ class ShowConfig:
         check_ranges(self)
 
 
-MetaKind = Literal["clinical", "reference"]
-Target = Literal["melanoma", "diagnosis"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Inputs = Literal["both", "image", "meta"]
-Device = Literal["auto", "cpu", "cuda"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network that combines the image and the patient's metadata."""
@@ -138,9 +133,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "model.")
-        for name in ("meta_drop", "head_drop"):
-            drop = getattr(self, name)
-            check(0 <= drop < 1, f"model.{name}", drop, "give 0 or more, below 1")
+        check(0 <= self.meta_drop < 1, "model.meta_drop", self.meta_drop, "give 0 or more, below 1")
+        check(0 <= self.head_drop < 1, "model.head_drop", self.head_drop, "give 0 or more, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +180,7 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of `train.py`: one member, that is one backbone on one fold; or several of each, one after the other,
-    with --backbone A B and --fold 0 1 or --fold all."""
+    """Settings of `train.py`; --backbone A B and --fold 0 1 (or all) train several members, one after the other."""
 
     shards: str = "shards/isic"
     """Folder of the shard set that prep/shard.py wrote."""
@@ -228,8 +221,7 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
-    """Before training, measure memory formats, compilation, CUDA graphs and loader placements, and remember the fastest
-    for this machine, backbone, image size and batch size: about a minute, plus one for each variant to compile."""
+    """First measure and remember the fastest speed and loader settings for this machine and network, in minutes."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)
