@@ -79,8 +79,7 @@ class MergeConfig:
     out: str = "train_merged_master.csv"
     """The CSV file to write."""
     look: bool = False
-    """Also read every image, to find duplicates that the tables do not list. Only then are the folds certain to be
-    those of prep/shard.py; it takes as long as building a set."""
+    """Also read every image, as prep/shard.py does: duplicates that no table lists can change the folds. Slow."""
     folds: int = ranged(5, low=2, high=100)
     """Number of cross-validation folds (2 to 100)."""
     seed: int = ranged(0, low=0)

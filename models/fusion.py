@@ -78,15 +78,11 @@ class FusionModel(nn.Module):
         self.channels_last = backbone is not None and backbone.channels_last
         self.normalise: PixelNormalise | None = None
         self.backbone: nn.Module | None = None
-        self.meta: nn.Sequential | None = None
-        features = 0
         if backbone is not None:
             self.normalise = PixelNormalise(backbone.mean, backbone.std, channels_last=backbone.channels_last)
             self.backbone = backbone.module
-            features += backbone.features
-        if meta_features is not None:
-            self.meta = _meta_branch(meta_features, config)
-            features += config.meta_out
+        self.meta = None if meta_features is None else _meta_branch(meta_features, config)
+        features = (backbone.features if backbone else 0) + (0 if self.meta is None else config.meta_out)
         if features == 0:
             raise ValueError("a FusionModel without backbone and meta_features has no input")
         self.head = MultiSampleHead(features, outputs, drop=config.head_drop, masks=config.head_masks)
