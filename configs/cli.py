@@ -1,10 +1,12 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
-import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,16 +15,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from configs.errors import UserError
 
 # Errors that the user can fix: a full disk, missing permissions, a file where a folder should be.
-_USER_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
+_USER_ERRORS = {ENOSPC, EDQUOT, EFBIG, EACCES, EPERM, EROFS, ENOTDIR, EISDIR}
 RECIPES = Path(__file__).parent
 Config = TypeVar("Config")
 
@@ -45,38 +38,25 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(kind, fail_untyped=True)
     options: Any = parser.parse_args(_spelled_out(kind, argv))
-    try:
-        settings = parser.instantiate(options)
-    except UserError:
-        raise
-    except ValueError as error:
-        parser.error(str(error), error)
-    return kind(**{name: value for name, value in vars(settings).items() if name != "config"})
+    settings = vars(parser.instantiate(options))
+    del settings["config"]
+    return kind(**settings)
 
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
     """`argv` with the recipe of `backbone` in front, so that every --config and option that follows overrides it."""
-    words = [_underscored(word) for word in argv]
     recipe = RECIPES / f"{Path(backbone).name}.yaml"
-    return [f"--config={recipe}", *words] if recipe.is_file() else words
+    return [f"--config={recipe}", *argv] if recipe.is_file() else list(argv)
 
 
 def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:
-    """Options in jsonargparse's spelling; a switch without a value (--ensemble) means true."""
+    """Options in jsonargparse's spelling: --batch-size=8 -> --batch_size=8, and --ensemble -> --ensemble=true."""
     switches = {f"--{field.name}" for field in fields(kind) if field.type is bool}
-    words = [_underscored(word) for word in argv]
+    words = [re.sub("^--([^=]+)", lambda option: "--" + option[1].replace("-", "_"), word) for word in argv]
     return [
-        f"{word}=true" if word in switches and (not rest or rest[0].startswith("--")) else word
-        for word, rest in ((word, words[position + 1 :]) for position, word in enumerate(words))
+        f"{word}=true" if word in switches and following.startswith("--") else word
+        for word, following in pairwise([*words, "--"])
     ]
-
-
-def _underscored(word: str) -> str:
-    """--batch-size=8 -> --batch_size=8; values are unchanged."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:

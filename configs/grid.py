@@ -10,8 +10,6 @@ from configs.cli import parse, with_recipe
 from configs.errors import UserError
 from configs.schema import TrainConfig
 
-_ALL = "all"
-
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
@@ -20,7 +18,7 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
     for backbone in backbones or [TrainConfig.backbone]:
         named = [f"--backbone={backbone}"] if backbones else []
         words = with_recipe([*rest, *named], backbone)
-        if folds == [_ALL]:
+        if folds == ["all"]:
             config = parse(TrainConfig, words, prog=prog, description=description)
             members = [replace(config, fold=fold) for fold in range(_folds_of(Path(config.shards)))]
         else:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.errors import UserError, check
+from configs.errors import UserError, check, check_ranges, ranged
 
 Fit = Literal["squash", "crop", "pad"]
 Subsampling = Literal["4:2:0", "4:4:4"]
@@ -19,19 +19,17 @@ class _Common:
     """Folder of the ISIC 2020 download: Kaggle's layout, the ISIC archive's, or a resized set's."""
     isic2019: str | None = None
     """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
-    folds: int = 5
+    folds: int = ranged(5, low=2, high=100)
     """Number of cross-validation folds (2 to 100), unless prep/shard.py gets a --folds-file."""
-    seed: int = 0
+    seed: int = ranged(0, low=0)
     """Seed of the fold assignment and of the order of the samples."""
-    workers: int = 0
+    workers: int = ranged(0, low=0)
     """Processes that read images; 0 means one per core. The result does not depend on it."""
 
     def __post_init__(self) -> None:
         if self.isic2020 is None and self.isic2019 is None and getattr(self, "master", None) is None:
             raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
-        check(2 <= self.folds <= 100, "folds", self.folds, "give 2 to 100 folds")
-        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +45,11 @@ class PrepConfig(_Common):
     """evaluate: the outside set becomes the split extra; train: its rows join the training folds."""
     out: str = "shards/isic"
     """Folder of the shard set to build; it must not hold another one."""
-    size: int = 256
+    size: int = ranged(256, low=16, high=2048)
     """Edge of the stored square images, in pixels (16 to 2048)."""
     fit: Fit = "squash"
     """How an image becomes square: squash changes the aspect ratio, crop takes the centre, pad adds black bars."""
-    quality: int = 96
+    quality: int = ranged(96, low=50, high=100)
     """JPEG quality of the stored images (50 to 100); at 95, fine hairs fall below a PSNR of 38 dB."""
     subsampling: Subsampling = "4:2:0"
     """Chroma subsampling of the stored images; 4:4:4 needs a quarter more disk space and decoding time."""
@@ -66,16 +64,13 @@ class PrepConfig(_Common):
     """What to do when image files that the tables name do not exist."""
     on_bad: Literal["fail", "skip"] = "fail"
     """What to do with corrupt images; either way rejected.csv lists all of them."""
-    samples_per_shard: int = 1024
+    samples_per_shard: int = ranged(1024, low=1)
     """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         both = self.folds_file is not None and self.fold_scheme != "grouped"
         check(not both, "fold_scheme", self.fold_scheme, "--folds-file brings its own folds: give one of them")
-        check(16 <= self.size <= 2048, "size", self.size, "give an edge of 16 to 2048 pixels")
-        check(50 <= self.quality <= 100, "quality", self.quality, "give a JPEG quality of 50 to 100")
-        check(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +92,11 @@ class VerifyConfig:
     """Folder of the shard set to check (may be given without --shards)."""
     quick: bool = False
     """Check only the files' hashes, not the samples inside."""
-    workers: int = 0
+    workers: int = ranged(0, low=0)
     """Processes that check shards; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +105,16 @@ class SyntheticConfig:
 
     out: str = "data/synthetic"
     """Folder to create, with 2019/, 2020/ and truth.csv, which prep never reads."""
-    train: int = 3000
+    train: int = ranged(3000, low=100)
     """Labelled training images over both years (100 or more)."""
-    test: int = 3000
+    test: int = ranged(3000, low=10)
     """Test images; only truth.csv has their labels (10 or more)."""
-    size: int = 96
+    size: int = ranged(96, low=32, high=1024)
     """Edge of the images, in pixels (32 to 1024)."""
-    seed: int = 0
+    seed: int = ranged(0, low=0)
     """Seed of everything: the same seed gives the same bytes, on any number of workers."""
-    workers: int = 0
+    workers: int = ranged(0, low=0)
     """Processes that draw images; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        check(self.train >= 100, "train", self.train, "give 100 images or more")
-        check(self.test >= 10, "test", self.test, "give 10 images or more")
-        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        check(32 <= self.size <= 1024, "size", self.size, "give an edge of 32 to 1024 pixels")
-        check(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or more")
+        check_ranges(self)

@@ -1,85 +1,65 @@
 """Every setting of training, inference and the loaders: frozen dataclasses, checked at construction.
 
-The defaults of `TrainConfig` are the reference recipe (EfficientNet-B1, 256 px, 15 epochs); the YAML files in
-this folder hold what differs for other backbones.
+The defaults are the reference recipe of EfficientNet-B1; YAML files beside this one hold what other backbones change.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from configs.errors import check
+from configs.errors import check, check_ranges, ranged
 
-Probability = float
+Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
+OnBad = Literal["fail", "substitute"]
+MetaKind = Literal["clinical", "reference"]
+Target = Literal["melanoma", "diagnosis"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Inputs = Literal["both", "image", "meta"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Probabilities and ranges of the training augmentations (loaders/augment.py turns them into parameters)."""
 
-    hflip: Probability = 0.5
+    hflip: float = ranged(0.5, low=0, high=1)
     """Probability of a horizontal (left-right) flip."""
-    vflip: Probability = 0.5
+    vflip: float = ranged(0.5, low=0, high=1)
     """Probability of a vertical (upside-down) flip."""
-    quarter_turn: Probability = 0.5
+    quarter_turn: float = ranged(0.5, low=0, high=1)
     """Probability of RandomRotate90: a rotation by 0, 90, 180 or 270 degrees, all equally likely."""
-    shift_scale_rotate: Probability = 0.5
+    shift_scale_rotate: float = ranged(0.5, low=0, high=1)
     """Probability of ShiftScaleRotate."""
-    shift: float = 0.0625
+    shift: float = ranged(0.0625, low=0, high=1)
     """Largest shift along each axis, as a fraction of the edge (0 to 1)."""
-    scale: float = 0.1
+    scale: float = ranged(0.1, low=0, high=0.9)
     """Largest relative change of scale (0 to 0.9)."""
-    rotate: float = 45.0
+    rotate: float = ranged(45.0, low=0, high=180)
     """Largest rotation, in degrees (0 to 180)."""
-    hue_saturation_value: Probability = 0.5
+    hue_saturation_value: float = ranged(0.5, low=0, high=1)
     """Probability of HueSaturationValue."""
-    hue: float = 20.0
+    hue: float = ranged(20.0, low=0, high=180)
     """Largest rotation of the hue, in degrees (0 to 180)."""
-    saturation: float = 0.12
+    saturation: float = ranged(0.12, low=0, high=1)
     """Largest relative change of saturation (0 to 1)."""
-    value: float = 0.08
+    value: float = ranged(0.08, low=0, high=1)
     """Largest change of value, as a fraction of full scale (0 to 1)."""
-    brightness_contrast: Probability = 0.5
+    brightness_contrast: float = ranged(0.5, low=0, high=1)
     """Probability of RandomBrightnessContrast."""
-    brightness: float = 0.2
+    brightness: float = ranged(0.2, low=0, high=1)
     """Largest change of brightness, as a fraction of full scale (0 to 1)."""
-    contrast: float = 0.2
+    contrast: float = ranged(0.2, low=0, high=1)
     """Largest relative change of contrast (0 to 1)."""
-    coarse_dropout: Probability = 0.5
+    coarse_dropout: float = ranged(0.5, low=0, high=1)
     """Probability of CoarseDropout."""
-    holes: int = 8
+    holes: int = ranged(8, low=1, high=64)
     """Maximum number of black boxes in one CoarseDropout (1 to 64)."""
-    hole_size: float = 0.1
+    hole_size: float = ranged(0.1, low=0, high=1)
     """Largest edge of a box, as a fraction of the image's edge (0 to 1)."""
-    meta_dropout: Probability = 0.1
+    meta_dropout: float = ranged(0.1, low=0, high=1)
     """Probability that a sample's sex, age and site are marked missing, so that the model also works without them."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "hflip",
-            "vflip",
-            "quarter_turn",
-            "shift_scale_rotate",
-            "hue_saturation_value",
-            "brightness_contrast",
-            "coarse_dropout",
-            "meta_dropout",
-            "shift",
-            "saturation",
-            "value",
-            "brightness",
-            "contrast",
-            "hole_size",
-        ):
-            check(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "give 0 to 1")
-        check(0 <= self.scale <= 0.9, "augment.scale", self.scale, "give 0 to 0.9")
-        for name in ("rotate", "hue"):
-            check(0 <= getattr(self, name) <= 180, f"augment.{name}", getattr(self, name), "give 0 to 180")
-        check(1 <= self.holes <= 64, "augment.holes", self.holes, "give 1 to 64")
-
-
-Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
-Cache = Literal["none", "ram", "gpu"]
-OnBad = Literal["fail", "substitute"]
+        check_ranges(self, "augment.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,26 +71,22 @@ class LoaderConfig:
     decodes and augments on the GPU; auto: dali-gpu if there is a GPU and DALI, else host."""
     decode: Literal["mixed", "cpu"] = "mixed"
     """Where dali-gpu decodes: mixed, on the GPU except for what its decoder leaves to the CPU; or cpu."""
-    cache: Cache = "none"
+    cache: Literal["none", "ram", "gpu"] = "none"
     """Decode once and keep the pixels (3 bytes per pixel) of every sample of the run: ram, in each rank's host memory;
     gpu, in GPU memory (dali-gpu only). Refused at once if they do not fit. none decodes in every epoch."""
     on_bad: OnBad = "fail"
-    """What to do with a corrupt sample, whose bytes are not those that prep wrote: fail; or substitute, which trains on
-    another sample instead and leaves it out of evaluations."""
-    max_bad: int = 100
+    """What to do with a corrupt sample: fail; or substitute another in training and leave it out of evaluations."""
+    max_bad: int = ranged(100, low=1)
     """Corrupt samples that substitute tolerates on each rank; one more stops the run (1 or more)."""
-    threads: int = 0
+    threads: int = ranged(0, low=0)
     """Host threads for reading, decoding and augmenting; 0 means one per core available to this rank."""
-    prefetch: int = 2
+    prefetch: int = ranged(2, low=1, high=64)
     """Batches prepared ahead of the one in training (1 to 64)."""
-    hw_decoder_load: float = 0.65
+    hw_decoder_load: float = ranged(0.65, low=0, high=1)
     """Fraction of the JPEGs that the GPU's hardware decoder decodes, if it has one (0 to 1); dali-gpu only."""
 
     def __post_init__(self) -> None:
-        check(self.threads >= 0, "loader.threads", self.threads, "give 0 (one per core) or more")
-        check(1 <= self.prefetch <= 64, "loader.prefetch", self.prefetch, "give 1 to 64 batches")
-        check(0 <= self.hw_decoder_load <= 1, "loader.hw_decoder_load", self.hw_decoder_load, "give 0 to 1")
-        check(self.max_bad >= 1, "loader.max_bad", self.max_bad, "give 1 or more")
+        check_ranges(self, "loader.")
         fits = self.cache != "gpu" or self.placement in ("auto", "dali-gpu")
         check(fits, "loader.cache", self.cache, "only --loader.placement dali-gpu supports it: use ram or dali-gpu")
 
@@ -123,26 +99,17 @@ class ShowConfig:
     """Folder of the shard set (may be given without --shards)."""
     out: str = "grid.png"
     """Image file to write."""
-    samples: int = 6
+    samples: int = ranged(6, low=1, high=100)
     """Training samples to show, half of them melanomas (1 to 100)."""
-    epochs: int = 3
+    epochs: int = ranged(3, low=0, high=20)
     """Epochs of augmentation to show beside each stored image (0 to 20)."""
-    seed: int = 0
+    seed: int = ranged(0, low=0)
     """Seed of the augmentation."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Training augmentations."""
 
     def __post_init__(self) -> None:
-        check(1 <= self.samples <= 100, "samples", self.samples, "give 1 to 100")
-        check(0 <= self.epochs <= 20, "epochs", self.epochs, "give 0 to 20")
-        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-
-
-MetaKind = Literal["clinical", "reference"]
-Target = Literal["melanoma", "diagnosis"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda"]
-Inputs = Literal["both", "image", "meta"]
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,27 +120,21 @@ class ModelConfig:
     """Inputs of the model; image and meta alone are the ablations."""
     meta: MetaKind = "clinical"
     """Which meta vector it uses; reference includes n_images and the file size, which leak the source."""
-    meta_hidden: int = 512
+    meta_hidden: int = ranged(512, low=1)
     """Width of the first layer of the meta branch (1 or more)."""
-    meta_out: int = 128
+    meta_out: int = ranged(128, low=1)
     """Width of the second layer of the meta branch (1 or more)."""
-    meta_drop: Probability = 0.3
+    meta_drop: float = 0.3
     """Dropout between the two layers of the meta branch."""
-    head_drop: Probability = 0.5
+    head_drop: float = 0.5
     """Dropout in front of the head, drawn `head_masks` times."""
-    head_masks: int = 5
+    head_masks: int = ranged(5, low=1)
     """Dropout masks whose logits are averaged (1 or more)."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_hidden", "meta_out", "head_masks"):
-            check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "give 1 or more")
-        for name in ("meta_drop", "head_drop"):
-            check(
-                0 <= getattr(self, name) < 1,
-                f"model.{name}",
-                getattr(self, name),
-                "give 0 or more, below 1",
-            )
+        check_ranges(self, "model.")
+        check(0 <= self.meta_drop < 1, "model.meta_drop", self.meta_drop, "give 0 or more, below 1")
+        check(0 <= self.head_drop < 1, "model.head_drop", self.head_drop, "give 0 or more, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,33 +143,26 @@ class OptimConfig:
 
     lr: float = 2e-4
     """Peak learning rate of AdamW (above 0)."""
-    weight_decay: float = 0.01
+    weight_decay: float = ranged(0.01, low=0)
     """Decoupled weight decay; norms and biases have none (0 or more)."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: float = ranged(1.0, low=0)
     """Epochs of linear warm-up before the cosine (0 or more)."""
     label_smoothing: float = 0.05
     """Fraction of each target that is spread evenly over the classes (0 or more, below 1)."""
-    positive_weight: float = 0.0
-    """Weight of a melanoma in the loss; 0 means negatives / positives of the training rows. Not used with --target
-    diagnosis."""
-    auxiliary_weight: float = 0.0
+    positive_weight: float = ranged(0.0, low=0)
+    """Weight of a melanoma in the loss; 0 means negatives / positives; not used with --target diagnosis."""
+    auxiliary_weight: float = ranged(0.0, low=0)
     """Weight of the cross-entropy of an auxiliary head for nine diagnoses; 0 means no such head."""
-    clip_grad: float = 0.0
+    clip_grad: float = ranged(0.0, low=0)
     """Maximum norm of the gradients; 0 means no clipping."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights (such as 0.999), which is then evaluated and saved to
-    best.pt instead of the weights; it starts lower, so that the first steps are soon forgotten. 0 means none."""
+    """Decay of an exponential moving average of the weights (0.999), which best.pt then holds; 0 means none."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "optim.")
         check(self.lr > 0, "optim.lr", self.lr, "give a learning rate above 0")
-        for name in ("weight_decay", "warmup_epochs", "positive_weight", "auxiliary_weight", "clip_grad"):
-            check(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "give 0 or more")
-        check(
-            0 <= self.label_smoothing < 1,
-            "optim.label_smoothing",
-            self.label_smoothing,
-            "give 0 or more, below 1",
-        )
+        smoothing = self.label_smoothing
+        check(0 <= smoothing < 1, "optim.label_smoothing", smoothing, "give 0 or more, below 1")
         check(0 <= self.ema < 1, "optim.ema", self.ema, "give 0 (none) or more, below 1")
 
 
@@ -226,14 +180,13 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of `train.py`: one member, that is one backbone on one fold; or several of each, one after the other,
-    with --backbone A B and --fold 0 1 or --fold all."""
+    """Settings of `train.py`; --backbone A B and --fold 0 1 (or all) train several members, one after the other."""
 
     shards: str = "shards/isic"
     """Folder of the shard set that prep/shard.py wrote."""
     backbone: str = "efficientnet_b1"
     """efficientnet_b1, efficientnet_b3, efficientnet_b4, resnest50, tiny, or any timm name."""
-    fold: int = 0
+    fold: int = ranged(0, low=0)
     """The fold to hold out for validation."""
     train_sources: Literal["all", "2019", "2020"] = "all"
     """The year whose images are used for training; the held-out fold is evaluated on both."""
@@ -241,36 +194,34 @@ class TrainConfig:
     """melanoma: one logit; diagnosis: nine classes, of which MEL gives the probability of melanoma."""
     out: str = "runs/main"
     """Folder of the run; the member is written to OUT/BACKBONE/foldK."""
-    epochs: int = 15
+    epochs: int = ranged(15, low=1)
     """Maximum number of passes over the training rows (1 or more)."""
-    patience: int = 4
+    patience: int = ranged(4, low=0)
     """Epochs without improvement after which training stops; 0 means never."""
     monitor: Literal["auc", "auc_2020", "auc_2019", "loss"] = "auc"
     """Validation metric that selects best.pt and stops training early: higher is better, for the loss lower."""
-    batch_size: int = 128
-    """Samples per optimiser step over all ranks together, shared evenly among them."""
-    accumulate: int = 1
-    """Parts into which each rank splits its share of the batch, with one forward and backward pass each, if GPU memory
-    is too small for the whole; the global batch stays the same, but each part has its own batch statistics."""
+    batch_size: int = ranged(128, low=2)
+    """Samples per optimiser step over all ranks together, shared evenly among them (2 or more, for batch norm)."""
+    accumulate: int = ranged(1, low=1)
+    """Parts into which each rank splits its share of a batch, to save GPU memory; each has its own batch statistics."""
     sync_batchnorm: bool = False
     """Share batch statistics over the ranks (SyncBatchNorm; GPUs only); otherwise each rank has its own."""
-    seed: int = 0
+    seed: int = ranged(0, low=0)
     """Seed of the order, the augmentation, the initial weights and dropout."""
     weights: str = "auto"
     """auto: timm's pretrained weights; none: random ones; or a .pth or .safetensors file."""
     resume: Literal["auto", "never"] = "auto"
     """auto continues after the last saved step if OUT already holds this member; never starts it from scratch."""
-    save_every: int = 200
+    save_every: int = ranged(200, low=1)
     """Steps between two saves of last.pt within an epoch (1 or more); it is also saved at the end of each epoch."""
-    log_every: int = 50
+    log_every: int = ranged(50, low=0)
     """Steps between two lines with the loss of a step in metrics.jsonl; 0 means one line per epoch only."""
     device: Device = "auto"
     """auto uses the GPU if there is one."""
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
-    """Before training, measure memory formats, compilation, CUDA graphs and loader placements, and remember the fastest
-    for this machine, backbone, image size and batch size: about a minute, plus one for each variant to compile."""
+    """First measure and remember the fastest speed and loader settings for this machine and network, in minutes."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -283,17 +234,10 @@ class TrainConfig:
     """Where samples are decoded and augmented."""
 
     def __post_init__(self) -> None:
-        check(self.fold >= 0, "fold", self.fold, "folds count from 0")
-        check(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
-        check(self.patience >= 0, "patience", self.patience, "give 0 (never stop early) or more")
-        check(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        check(self.batch_size >= 2, "batch_size", self.batch_size, "batch norm needs 2 or more")
-        check(self.accumulate >= 1, "accumulate", self.accumulate, "give 1 (do not split the batch) or more")
-        check(self.save_every >= 1, "save_every", self.save_every, "give 1 or more steps")
+        check_ranges(self)
         # SyncBatchNorm communicates within the step, so compilation could not be tried on each rank by itself.
         apart = not self.sync_batchnorm or self.speed.compile != "on"
         check(apart, "speed.compile", self.speed.compile, "give off with --sync-batchnorm true")
-        check(self.log_every >= 0, "log_every", self.log_every, "give 0 (one line per epoch only) or more steps")
         alone = self.target == "melanoma" or not self.optim.auxiliary_weight
         check(alone, "optim.auxiliary_weight", self.optim.auxiliary_weight, "give 0 with --target diagnosis")
 
@@ -314,7 +258,7 @@ class InferConfig:
     """Also write submission_ensemble.csv, the mean probability over the members."""
     views: Literal[1, 2, 4, 8] = 4
     """Test-time views: 1 as stored, 2 adds the left-right flip, 4 both flips, 8 the quarter turns too."""
-    batch_size: int = 128
+    batch_size: int = ranged(128, low=1)
     """Samples per forward pass over all ranks together (1 or more)."""
     device: Device = "auto"
     """auto uses the GPU if there is one."""
@@ -324,4 +268,4 @@ class InferConfig:
     """Where samples are decoded."""
 
     def __post_init__(self) -> None:
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        check_ranges(self)

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 SOURCES = ("2019", "2020")
 
@@ -25,14 +26,6 @@ class Estimate:
     high: float
 
 
-def midranks(score: ArrayLike) -> Floats:
-    """Ranks [N] of `score` [N], from 1, ties sharing their mean rank; O(N log N)."""
-    _, place, count = np.unique(_numbers("score", score), return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    ranks: Floats = (last - (count - 1) / 2)[place]
-    return ranks
-
-
 def auc(target: ArrayLike, score: ArrayLike) -> float:
     """Probability that a positive scores above a negative, ties one half (Mann-Whitney); NaN without both classes.
 
@@ -42,7 +35,7 @@ def auc(target: ArrayLike, score: ArrayLike) -> float:
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if positives == 0 or negatives == 0:
         return math.nan
-    rank_sum = float(midranks(scores)[truth].sum())
+    rank_sum = float(rankdata(scores)[truth].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
@@ -113,14 +106,13 @@ def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
     The fast algorithm: X. Sun, W. Xu, "Fast Implementation of DeLong's Algorithm for Comparing the Areas Under
     Correlated Receiver Operating Characteristic Curves", IEEE Signal Processing Letters 21(11), 2014, 1389-1393.
     """
-    members = len(scores)
     positives, negatives = int(truth.sum()), int((~truth).sum())
-    undefined = np.full((members, members), np.nan)
+    undefined = np.full((len(scores), len(scores)), np.nan)
     if positives == 0 or negatives == 0:
         return undefined[0], undefined
-    overall = np.stack([midranks(row) for row in scores])
-    among_positives = np.stack([midranks(row[truth]) for row in scores])
-    among_negatives = np.stack([midranks(row[~truth]) for row in scores])
+    overall, among_positives, among_negatives = (
+        rankdata(part, axis=1) for part in (scores, scores[:, truth], scores[:, ~truth])
+    )
     # Fraction of the other class that each sample is ordered correctly against: structural components V10 and V01.
     beaten = (overall[:, truth] - among_positives) / negatives
     beating = 1 - (overall[:, ~truth] - among_negatives) / positives

@@ -3,7 +3,6 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,9 +19,6 @@ SHORT_NAMES = {
     "tiny": "test_efficientnet.r160_in1k",
 }
 """Short name -> timm name. It takes precedence over timm's own: timm's efficientnet_b1 is efficientnet_b1.ft_in1k."""
-
-CHANNELS_LAST = {"resnest": False}
-"""Prefix of a timm name -> whether it is faster in channels_last; convolutional nets that are not listed are."""
 
 _REMEDY = "pass --weights FILE (.pth or .safetensors) or --weights none"
 _PROBE_SECONDS = 10.0
@@ -52,14 +48,15 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
     Raises UserError for an unknown name, for pretrained weights that do not exist or cannot be fetched, and
     for a file that is missing, unreadable or does not fit.
     """
-    timm = _import_timm()
+    define_missing_operators()
+    import timm  # not at the top of the file: it takes seconds, and needs the operators
+
     timm_name = SHORT_NAMES.get(name, name)
-    pretrained = _pretrained_config(timm, name, timm_name)
+    pretrained = _pretrained_config(name, timm_name)
     # A ViT's position embedding fixes the image size; a convolutional net accepts any.
-    options = {"num_classes": 0} | ({"img_size": size} if pretrained.fixed_input_size else {})
-    module: Any
+    options: dict[str, Any] = {"num_classes": 0} | ({"img_size": size} if pretrained.fixed_input_size else {})
     if weights == "auto":
-        module = _create_pretrained(timm, timm_name, pretrained, options)
+        module = _create_pretrained(timm_name, pretrained, options)
     else:
         module = timm.create_model(timm_name, pretrained=False, **options)
         if weights != "none":
@@ -69,29 +66,15 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
         features=module.head_hidden_size,
         mean=tuple(pretrained.mean),
         std=tuple(pretrained.std),
-        channels_last=_prefers_channels_last(timm_name, fixed_size=pretrained.fixed_input_size),
+        # Faster for convolutional nets other than ResNeSt; not for ViTs, which have a fixed input size.
+        channels_last=not (pretrained.fixed_input_size or timm_name.startswith("resnest")),
     )
 
 
-def _import_timm() -> ModuleType:
-    """timm, imported on first use: it takes seconds and must find torchvision's operators declared."""
-    define_missing_operators()
+def _pretrained_config(name: str, timm_name: str) -> Any:
+    """timm's config of `timm_name`: where its weights are, its mean, std, classifier and input size."""
     import timm
 
-    module: ModuleType = timm
-    return module
-
-
-def _prefers_channels_last(timm_name: str, *, fixed_size: bool) -> bool:
-    """What CHANNELS_LAST says; otherwise True for convolutional nets. Token models (ViTs) have a fixed input size."""
-    for start, preference in CHANNELS_LAST.items():
-        if timm_name.startswith(start):
-            return preference
-    return not fixed_size
-
-
-def _pretrained_config(timm: ModuleType, name: str, timm_name: str) -> Any:
-    """timm's config of `timm_name`: where its weights are, its mean, std, classifier and input size."""
     try:
         config = timm.models.get_pretrained_cfg(timm_name)
     except RuntimeError:  # the architecture exists, the tag after the dot does not
@@ -107,17 +90,18 @@ def _pretrained_config(timm: ModuleType, name: str, timm_name: str) -> Any:
     return config
 
 
-def _create_pretrained(timm: ModuleType, timm_name: str, pretrained: Any, options: dict[str, int]) -> nn.Module:
+def _create_pretrained(timm_name: str, pretrained: Any, options: dict[str, Any]) -> Any:
     """The model with timm's pretrained weights, from the local cache or the network."""
+    import timm
+
     if not pretrained.has_weights:
         raise UserError(f"timm has no pretrained weights for {timm_name}: {_REMEDY}")
     if pretrained.hf_hub_id:
         _fetch_into_cache(timm_name, pretrained.hf_hub_id, pretrained.hf_hub_filename or "model.safetensors")
     try:
-        model: nn.Module = timm.create_model(timm_name, pretrained=True, **options)
+        return timm.create_model(timm_name, pretrained=True, **options)
     except OSError as error:
-        raise UserError(_not_fetched(timm_name, error)) from error
-    return model
+        raise _not_fetched(timm_name, error) from error
 
 
 def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
@@ -137,29 +121,29 @@ def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
         return  # the repository has its weights under another name, which timm finds
     # huggingface_hub lets its HTTP client's exceptions through, and the client depends on its version.
     except Exception as error:
-        raise UserError(_not_fetched(timm_name, error)) from error
+        raise _not_fetched(timm_name, error) from error
 
 
-def _not_fetched(timm_name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
-    return f"pretrained weights of {timm_name} could not be fetched ({type(error).__name__}: {reason}): {_REMEDY}"
+def _not_fetched(timm_name: str, error: Exception) -> UserError:
+    return UserError(f"pretrained weights of {timm_name} could not be fetched ({_cause(error)}): {_REMEDY}")
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _load_weights(module: nn.Module, path: Path, classifier: str | tuple[str, ...], name: str) -> None:
     """Load a state dict file into `module`, strictly except for the classifier, which `module` does not have."""
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     own = module.state_dict()
-    given = {
-        key: tensor
-        for key, tensor in _read_state_dict(path).items()
-        if key in own or key.rpartition(".")[0] not in heads
-    }
+    state = _read_state_dict(path)
+    given = {key: tensor for key, tensor in state.items() if key in own or key.rpartition(".")[0] not in heads}
     misfits = [f"missing {key}" for key in own if key not in given]
     misfits += [f"unexpected {key}" for key in given if key not in own]
     misfits += [
-        f"shape of {key} is {list(given[key].shape)}, not {list(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in given and given[key].shape != tensor.shape
+        f"shape of {key} is {list(tensor.shape)}, not {list(own[key].shape)}"
+        for key, tensor in given.items()
+        if key in own and own[key].shape != tensor.shape
     ]
     if misfits:
         shown = "; ".join(misfits[:10]) + (f"; and {len(misfits) - 10} more" if len(misfits) > 10 else "")
@@ -182,11 +166,8 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     # A corrupt file raises whatever its reader fails on first: struct, zip, pickle, key and runtime errors.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"weights file {path} cannot be read ({type(error).__name__}: {reason}): give another file, or pass "
-            "--weights none"
-        ) from error
+        remedy = "give another file, or pass --weights none"
+        raise UserError(f"weights file {path} cannot be read ({_cause(error)}): {remedy}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"weights file {path} holds no state dict (names to tensors): save module.state_dict()")
     return state

@@ -1,5 +1,7 @@
 """The network: image features and patient metadata, concatenated in front of one linear head."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,12 +21,9 @@ class PixelNormalise(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(
-        self, mean: tuple[float, float, float], std: tuple[float, float, float], *, channels_last: bool
-    ) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, channels_last: bool) -> None:
         super().__init__()
-        deviation = torch.tensor(std, dtype=torch.float64)
-        centre = torch.tensor(mean, dtype=torch.float64)
+        centre, deviation = torch.tensor([mean, std], dtype=torch.float64)
         self.channels_last = channels_last
         self.register_buffer("scale", (1 / (255 * deviation)).float().view(1, 3, 1, 1))
         self.register_buffer("offset", (-centre / deviation).float().view(1, 3, 1, 1))
@@ -79,15 +78,11 @@ class FusionModel(nn.Module):
         self.channels_last = backbone is not None and backbone.channels_last
         self.normalise: PixelNormalise | None = None
         self.backbone: nn.Module | None = None
-        self.meta: nn.Sequential | None = None
-        features = 0
         if backbone is not None:
             self.normalise = PixelNormalise(backbone.mean, backbone.std, channels_last=backbone.channels_last)
             self.backbone = backbone.module
-            features += backbone.features
-        if meta_features is not None:
-            self.meta = _meta_branch(meta_features, config)
-            features += config.meta_out
+        self.meta = None if meta_features is None else _meta_branch(meta_features, config)
+        features = (backbone.features if backbone else 0) + (0 if self.meta is None else config.meta_out)
         if features == 0:
             raise ValueError("a FusionModel without backbone and meta_features has no input")
         self.head = MultiSampleHead(features, outputs, drop=config.head_drop, masks=config.head_masks)
@@ -102,9 +97,7 @@ class FusionModel(nn.Module):
 
     def share_batch_statistics(self) -> None:
         """Make every batch norm a SyncBatchNorm, whose statistics are computed over all ranks."""
-        from timm.layers.norm_act import (
-            convert_sync_batchnorm,  # torch's own would lose the activations in timm's norms
-        )
+        from timm.layers.norm_act import convert_sync_batchnorm  # torch's own loses the activations in timm's norms
 
         convert_sync_batchnorm(self)  # type: ignore[no-untyped-call]
 
@@ -144,6 +137,5 @@ def build_model(
     if config.inputs != "image" and meta_features < 1:
         raise UserError(f"model.inputs={config.inputs}, but the meta vector is empty: pass --model.inputs image")
     image = None if config.inputs == "meta" else create_backbone(backbone, size=size, weights=weights)
-    return FusionModel(
-        image, config, meta_features=None if config.inputs == "image" else meta_features, outputs=outputs
-    )
+    meta = None if config.inputs == "image" else meta_features
+    return FusionModel(image, config, meta_features=meta, outputs=outputs)

@@ -40,21 +40,12 @@ class Objective:
 
         logits: floating point [B, outputs]; target: floating point [B]; diagnosis: int64 [B]; valid: bool [B].
         """
-        smoothing = self.label_smoothing
+        shared = {"label_smoothing": self.label_smoothing, "divisor": divisor}
         if self.target == "diagnosis":
-            return masked_cross_entropy(logits, diagnosis, valid, label_smoothing=smoothing, divisor=divisor)
-        loss = masked_bce(
-            logits[:, 0],
-            target,
-            valid,
-            positive_weight=self.positive_weight,
-            label_smoothing=smoothing,
-            divisor=divisor,
-        )
+            return masked_cross_entropy(logits, diagnosis, valid, **shared)
+        loss = masked_bce(logits[:, 0], target, valid, positive_weight=self.positive_weight, **shared)
         if self.judges_classes:
-            loss = loss + self.auxiliary_weight * masked_cross_entropy(
-                logits[:, 1:], diagnosis, valid, label_smoothing=smoothing, divisor=divisor
-            )
+            loss = loss + self.auxiliary_weight * masked_cross_entropy(logits[:, 1:], diagnosis, valid, **shared)
         return loss
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -67,13 +58,7 @@ class Objective:
 
 
 def masked_bce(
-    logit: Tensor,
-    target: Tensor,
-    valid: Tensor,
-    *,
-    positive_weight: float,
-    label_smoothing: float,
-    divisor: float,
+    logit: Tensor, target: Tensor, valid: Tensor, *, positive_weight: float, label_smoothing: float, divisor: float
 ) -> Tensor:
     """Sum of the losses of the valid samples divided by `divisor`, a float32 scalar.
 

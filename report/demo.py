@@ -9,9 +9,9 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict, astuple
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -25,20 +25,19 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("demo")
 BACKBONES = ("tiny", "test_resnet.r160_in1k")
 ABLATIONS = ("image", "meta")
-_RECIPE = "--config configs/tiny.yaml --shards demo/shards"
 
 
 def commands() -> list[str]:
     """The command lines of the demo, in their order."""
-    lines = [
+    train = "train.py --config configs/tiny.yaml --shards demo/shards"
+    return [
         "prep/synthetic.py --out demo/data --train 3000 --test 3000",
         "prep/shard.py --isic2020 demo/data/2020 --isic2019 demo/data/2019 --size 64 --out demo/shards",
+        f"{train} --backbone {' '.join(BACKBONES)} --fold 0 1 --out demo/runs",
+        *(f"{train} --fold 0 --model.inputs {kind} --out demo/ablation/{kind}" for kind in ABLATIONS),
+        "infer.py --ensemble --runs demo/runs --shards demo/shards --out demo/submissions",
+        "infer.py --runs demo/ablation --shards demo/shards --out demo/submissions",
     ]
-    lines += [f"train.py {_RECIPE} --backbone {' '.join(BACKBONES)} --fold 0 1 --out demo/runs"]
-    lines += [f"train.py {_RECIPE} --fold 0 --model.inputs {kind} --out demo/ablation/{kind}" for kind in ABLATIONS]
-    lines += ["infer.py --ensemble --runs demo/runs --shards demo/shards --out demo/submissions"]
-    lines += ["infer.py --runs demo/ablation --shards demo/shards --out demo/submissions"]
-    return lines
 
 
 def main() -> None:
@@ -58,12 +57,13 @@ def main() -> None:
 
 def judge(console: Console, *, minutes: float) -> None:
     """Compare every submission with the truth that prep never saw; write demo/results.json and auc.png."""
-    truth = pd.read_csv(ROOT / OUT / "data" / "truth.csv")
-    truth = truth[truth["split"] == "test"].set_index("image_name").sort_index()
+    truth = pd.read_csv(ROOT / OUT / "data" / "truth.csv", index_col="image_name")
+    truth = truth[truth["split"] == "test"].sort_index()
     target = truth["target"].to_numpy()
     best = auc_interval(target, truth["logit"].to_numpy())
     files = sorted((ROOT / OUT / "submissions").glob("submission_*.csv"))
-    scores = {file.stem.removeprefix("submission_"): _score(file, truth.index) for file in files}
+    submitted = {file.stem.removeprefix("submission_"): pd.read_csv(file, index_col="image_name") for file in files}
+    scores = {name: table.loc[truth.index, "target"].to_numpy() for name, table in submitted.items()}
     scores["ensemble"] = scores.pop("ensemble")  # last
     estimates = {name: auc_interval(target, score) for name, score in scores.items()}
     both = scores["tiny_fold0"]
@@ -74,18 +74,17 @@ def judge(console: Console, *, minutes: float) -> None:
         "minutes": round(minutes, 2),
         "best_possible": _plain(best),
         "auc": {name: _plain(estimate) for name, estimate in estimates.items()},
-        "covered": round(coverage(estimates["ensemble"].value, best.value), 4),
+        "covered": round(_share(estimates["ensemble"], best), 4),
         "tiny_fold0_minus": {kind: _plain(estimate) for kind, estimate in paired.items()},
     }
     (ROOT / OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    intervals = {name: (estimate.value, estimate.low, estimate.high) for name, estimate in estimates.items()}
-    auc_bars(intervals, best.value, ROOT / OUT / "auc.png")
+    auc_bars({name: astuple(estimate) for name, estimate in estimates.items()}, best.value, ROOT / OUT / "auc.png")
     _print(console, estimates, best, paired, minutes)
 
 
-def coverage(auc: float, best: float) -> float:
+def _share(auc: Estimate, best: Estimate) -> float:
     """Share of the way from chance (0.5) to the best possible AUC."""
-    return (auc - 0.5) / (best - 0.5)
+    return (auc.value - 0.5) / (best.value - 0.5)
 
 
 def _print(
@@ -97,24 +96,16 @@ def _print(
         table.add_column(heading, justify="left" if heading == "member" else "right")
     for name, estimate in {**estimates, "best possible": best}.items():
         interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
-        table.add_row(name, f"{estimate.value:.3f}", interval, f"{coverage(estimate.value, best.value):.0%}")
+        table.add_row(name, f"{estimate.value:.3f}", interval, f"{_share(estimate, best):.0%}")
     console.print(table)
     for kind, estimate in paired.items():
-        console.print(
-            f"tiny_fold0 minus its {kind}-only form: {estimate.value:+.3f} (95 % {estimate.low:+.3f} to "
-            f"{estimate.high:+.3f})",
-            highlight=False,
-        )
+        interval = f"95 % {estimate.low:+.3f} to {estimate.high:+.3f}"
+        console.print(f"tiny_fold0 minus its {kind}-only form: {estimate.value:+.3f} ({interval})", highlight=False)
     console.print(f"Figures, submissions and results.json are in {OUT}/", highlight=False)
 
 
-def _score(file: Path, names: pd.Index) -> np.ndarray:
-    submission = pd.read_csv(file).set_index("image_name")["target"]
-    return submission.loc[names].to_numpy()
-
-
 def _plain(estimate: Estimate) -> dict[str, float]:
-    return {"value": round(estimate.value, 4), "low": round(estimate.low, 4), "high": round(estimate.high, 4)}
+    return {name: round(number, 4) for name, number in asdict(estimate).items()}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -34,10 +35,8 @@ def print_table(configs: list[TrainConfig]) -> None:
 
 
 def _pooled(folders: list[Path]) -> list[str]:
-    parts = [pq.read_table(folder / OOF).to_pydict() for folder in folders]
-    names = ("target", "pred_last", "source")
-    target, score, source = ([value for part in parts for value in part[name]] for name in names)
-    aucs = source_aucs(target, score, source)
+    rows = pa.concat_tables(pq.read_table(folder / OOF) for folder in folders)
+    aucs = source_aucs(rows["target"], rows["pred_last"], rows["source"])
     return [_formatted(aucs[name]) for name in ("merged", "2020", "2019")]
 
 

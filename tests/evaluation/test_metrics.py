@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
@@ -15,7 +14,6 @@ from evaluation.metrics import (
     auc,
     auc_interval,
     log_loss,
-    midranks,
     paired_auc_difference,
     sensitivity,
     source_aucs,
@@ -63,11 +61,6 @@ def test_auc_depends_on_the_order_only_and_is_reversed_with_it(columns: Floats) 
     target, score, _ = columns
     assert auc(target, np.exp(score)) == auc(target, score)
     assert auc(target, -score) == pytest.approx(1 - auc(target, score))
-
-
-@given(st.lists(st.integers(-3, 3), max_size=30))
-def test_midranks_equal_scipy(score: list[int]) -> None:
-    assert midranks(score).tolist() == rankdata(score).tolist()
 
 
 @given(COLUMNS)
