@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.peers.job import Job
-from benchmarks.record import ROOT, Kind
+from benchmarks.record import ROOT
 from benchmarks.trainer import export
 from configs.errors import UserError
 from configs.schema import LoaderConfig
@@ -23,9 +23,9 @@ OURS, AGAIN = "ours", "ours, measured again"
 Peers = Literal["quick", "all"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contender:
-    """A loader: its adapter in benchmarks/peers, the environment it needs ("" is this one), its options.
+    """A loader: its adapter in benchmarks/peers, its options, and the environment it needs ("" is this one).
 
     writes: whether it reads a format of its own, which must be written first; pixels: whether it reads pixels that were
     decoded before; quick: whether it takes part in a run of a minute.
@@ -33,9 +33,9 @@ class Contender:
 
     name: str
     adapter: str
-    kind: Kind = "peer"
-    environment: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    environment: str = ""
+    kind: Literal["limit", "ours", "peer"] = "peer"
     writes: bool = False
     pixels: bool = False
     quick: bool = False
@@ -51,24 +51,25 @@ class Contender:
         return str(found)
 
 
-def _variant(name: str, adapter: str, variant: str, **settings: Any) -> Contender:
-    return Contender(name=name, adapter=adapter, options={"variant": variant}, **settings)
-
-
-LIMIT = Contender(name="libjpeg-turbo alone", adapter="turbojpeg", kind="limit")
+LIMIT = Contender("libjpeg-turbo alone", "turbojpeg", kind="limit")
 PEERS = (
-    _variant("torch DataLoader, Pillow", "torch_loader", "pillow", quick=True),
-    _variant("torch DataLoader, simplejpeg", "torch_loader", "opencv", quick=True),
-    _variant("torch DataLoader, albumentations", "torch_loader", "albumentations"),
-    _variant("webdataset, Pillow", "webdataset_loader", "pillow"),
-    _variant("webdataset, simplejpeg", "webdataset_loader", "simplejpeg", quick=True),
-    Contender(name="DALI, its own reader", adapter="dali_reader"),
-    _variant("FFCV, JPEG", "ffcv_loader", "jpg", environment="ffcv", writes=True),
-    _variant("FFCV, raw", "ffcv_loader", "raw", environment="ffcv", writes=True, pixels=True),
-    Contender(name="litdata", adapter="litdata_loader", environment="litdata", writes=True),
-    Contender(name="mosaicml-streaming", adapter="mosaicml_loader", environment="mosaicml", writes=True),
-    Contender(name="SPDL", adapter="spdl_loader", environment="spdl"),
+    Contender("torch DataLoader, Pillow", "torch_loader", {"variant": "pillow"}, quick=True),
+    Contender("torch DataLoader, simplejpeg", "torch_loader", {"variant": "opencv"}, quick=True),
+    Contender("torch DataLoader, albumentations", "torch_loader", {"variant": "albumentations"}),
+    Contender("webdataset, Pillow", "webdataset_loader", {"variant": "pillow"}),
+    Contender("webdataset, simplejpeg", "webdataset_loader", {"variant": "simplejpeg"}, quick=True),
+    Contender("DALI, its own reader", "dali_reader"),
+    Contender("FFCV, JPEG", "ffcv_loader", {"variant": "jpg"}, "ffcv", writes=True),
+    Contender("FFCV, raw", "ffcv_loader", {"variant": "raw"}, "ffcv", writes=True, pixels=True),
+    Contender("litdata", "litdata_loader", environment="litdata", writes=True),
+    Contender("mosaicml-streaming", "mosaicml_loader", environment="mosaicml", writes=True),
+    Contender("SPDL", "spdl_loader", environment="spdl"),
 )
+
+
+def contenders(device: str, peers: Peers) -> list[Contender]:
+    """All that take turns."""
+    return [LIMIT, *ours(device, peers), *(peer for peer in PEERS if peers == "all" or peer.quick)]
 
 
 def ours(device: str, peers: Peers) -> list[Contender]:
@@ -83,10 +84,7 @@ def ours(device: str, peers: Peers) -> list[Contender]:
     if peers == "all" and place == "dali-gpu":
         found["ours, decode on the CPU"] = {**default, "decode": "cpu"}
         found["ours, pixels kept on the GPU"] = {**default, "cache": "gpu"}
-    return [
-        Contender(name=name, adapter="ours", kind="ours", options=options, pixels="cache" in options)
-        for name, options in found.items()
-    ]
+    return [Contender(name, "ours", words, kind="ours", pixels="cache" in words) for name, words in found.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class Setup:
     work: Path
 
     def job(self, contender: Contender, workload: str) -> Job:
-        """The job of a contender."""
+        """What a contender's process is asked for."""
         name = hashlib.sha256(json.dumps([contender.adapter, contender.options]).encode()).hexdigest()[:12]
         return replace(self.common, folder=str(self.work / name), workload=workload, options=contender.options)
 

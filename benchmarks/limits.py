@@ -85,9 +85,9 @@ def roofline(
     figures = {
         "parameters_m": sum(weight.numel() for weight in model.parameters()) / 1e6,
         "gflop": gflop,
-        "of_matrix_product": gflop * images_per_s / reached["matrix_tflops"].median / 1e3,
+        "of_matrix_product": gflop * images_per_s / reached["matrix_tflops"]["median"] / 1e3,
         "mb": mb,
-        "of_copy_rate": mb * images_per_s / memory.median / 1e3,
+        "of_copy_rate": mb * images_per_s / memory["median"] / 1e3,
     }
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,12 @@ _START_SECONDS = 180
 _ROUND_SECONDS = 120
 
 
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What a loader did when it was its turn.
+Round = dict[str, Any]
+"""What a loader did when it was its turn.
 
-    images, seconds: of the steady part; consumed: images of the whole turn; epoch_waits_s: for each first batch of an
-    epoch; cpu_seconds, memory_mib: of all its processes, mapped files not counted.
-    """
-
-    images: int
-    seconds: float
-    consumed: int
-    epoch_waits_s: list[float]
-    cpu_seconds: float
-    memory_mib: float
-
-    @property
-    def rate(self) -> float:
-        """Images/s."""
-        return self.images / self.seconds
+rate: images/s of the steady part; epoch_waits_s: for each first batch of an epoch; cpu_us: CPU time per image, and
+memory_mib: of all its processes, mapped files not counted.
+"""
 
 
 class LoaderProcess:
@@ -83,7 +70,12 @@ class LoaderProcess:
         self._signal(signal.SIGSTOP)
         processes = list(self.processes())
         cpu = sum(map(_cpu_seconds, processes)) - self._cpu_before
-        return Round(**seen, cpu_seconds=cpu, memory_mib=round(sum(map(_memory_mib, processes)), 1))
+        return {
+            "rate": seen["images"] / seen["seconds"],
+            "epoch_waits_s": seen["epoch_waits_s"],
+            "cpu_us": cpu / seen["consumed"] * 1e6,
+            "memory_mib": round(sum(map(_memory_mib, processes)), 1),
+        }
 
     def run(self, seconds: float) -> Round:
         """Let it run alone for one round."""

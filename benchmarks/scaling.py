@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from benchmarks.contenders import Setup, ours
 from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
-from benchmarks.record import ROOT, Point, Sweep
+from benchmarks.record import ROOT, Record
 from benchmarks.rounds import in_turns, spread
 from configs.errors import UserError
 from prep.files import written_whole
@@ -42,7 +42,7 @@ class Sizes:
         return cls(threads=[*ranks, 2 * threads], ranks=ranks)
 
 
-def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Sweep]:
+def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Record]:
     """All of them, the whole augmentation, our default placement; threads are fitted up to the cores."""
     job = setup.job(ours(setup.common.device, "quick")[0], "full")
     cases: dict[str, dict[float, list[Job]]] = {
@@ -56,11 +56,12 @@ def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Call
     for name, jobs in cases.items():
         say(f"scaling: {name} {', '.join(f'{x:g}' for x in jobs)}")
         points = _measured(setup.work / "logs", name, jobs, rounds, seconds)
-        found.append(Sweep(name=name, points=points, fitted=sum(name != "threads" or x <= job.threads for x in jobs)))
+        fitted = sum(name != "threads" or x <= job.threads for x in jobs)
+        found.append({"name": name, "points": points, "fitted": fitted})
     return found
 
 
-def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int, seconds: float) -> list[Point]:
+def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int, seconds: float) -> list[Record]:
     """Images/s of `threads` and `ranks`, milliseconds per `batch`, else microseconds per image."""
     memory: dict[float, float] = {}
 
@@ -68,8 +69,8 @@ def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int,
         for process in processes:
             process.begin(seconds)
         found = [process.end(seconds) for process in processes]
-        memory[x] = round(sum(each.memory_mib for each in found), 1)
-        rate = sum(each.rate for each in found)
+        memory[x] = round(sum(each["memory_mib"] for each in found), 1)
+        rate: float = sum(each["rate"] for each in found)
         return {"threads": rate, "ranks": rate, "batch": x / rate * 1e3}.get(name, 1e6 / rate)
 
     with ExitStack() as opened:
@@ -85,7 +86,7 @@ def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int,
         in_turns(turns, 1)  # pages, pools
         found = in_turns(turns, rounds)
         opening = {x: max(process.ready["first_batch_s"] for process in running[x]) for x in cases}
-    return [Point(x=x, y=spread(found[x]), memory_mib=memory[x], open_s=round(opening[x], 2)) for x in cases]
+    return [{"x": x, "y": spread(found[x]), "memory_mib": memory[x], "open_s": round(opening[x], 2)} for x in cases]
 
 
 def _ranks(job: Job, ranks: int) -> list[Job]:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.record import environment, write
+from benchmarks.record import write
 from benchmarks.rounds import ratios, spread
 from configs.cli import RECIPES, parse, run_command
 from configs.errors import UserError, check
@@ -82,14 +82,13 @@ def main(argv: Sequence[str]) -> None:
         scores[system] = pooled[table["key"]].to_numpy()
     record = {
         "what": _WHAT,
-        **environment(),
         "epochs": config.epochs,
         "seeds": config.seeds,
         "samples": len(table),
         "melanomas": int(table["target"].sum()),
         "auc": {name: compared(table, scores, years) for name, years in _SOURCES.items()},
-        "seconds": {system: asdict(spread(spent)) for system, spent in seconds.items()},
-        "ratio": asdict(spread(ratios(seconds["ours"], seconds["plain"]))),
+        "seconds": {system: spread(spent) for system, spent in seconds.items()},
+        "ratio": spread(ratios(seconds["ours"], seconds["plain"])),
     }
     write(Path(config.out), record)
 
@@ -150,8 +149,8 @@ def compared(table: pd.DataFrame, scores: dict[str, Any], years: tuple[int, ...]
     }
 
 
-def plain_speed(config: TrainConfig, folder: Path, device: torch.device, layout: bool) -> tuple[float | None, str]:
-    """Images/s of the plain trainer's second epoch, a worker for every core, or why there are none.
+def plain_speed(config: TrainConfig, folder: Path, device: torch.device, layout: bool) -> dict[str, Any]:
+    """plain_images_per_s of the plain trainer's second epoch, a worker for every core, or plain_failed, why not.
 
     On at most 20,000 of the same JPEGs; on a GPU with bf16 autocast and, with `layout`, in channels_last.
     """
@@ -165,11 +164,11 @@ def plain_speed(config: TrainConfig, folder: Path, device: torch.device, layout:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PLAIN_SECONDS)
     except subprocess.TimeoutExpired:
-        return None, f"it took more than {_PLAIN_SECONDS} s"
+        return {"plain_failed": f"it took more than {_PLAIN_SECONDS} s"}
     speeds = re.findall(r"([\d.]+) img/s", done.stdout)
     if done.returncode or not speeds:
-        return None, (done.stderr.splitlines() or ["it ended without a word"])[-1]
-    return float(speeds[-1]), ""
+        return {"plain_failed": (done.stderr.splitlines() or ["it ended without a word"])[-1]}
+    return {"plain_images_per_s": float(speeds[-1])}
 
 
 def _plain_words(data: Path, out: Path, batch_size: int, lr: float) -> list[str]:

@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 from benchmarks.limits import roofline
-from benchmarks.record import TrainingFigures
+from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
 from configs.cli import parse, with_recipe
 from configs.schema import TrainConfig
@@ -40,18 +40,22 @@ def train_config(words: Sequence[str], backbone: str, out: Path) -> TrainConfig:
     return parse(TrainConfig, words, prog="train.py", description="")
 
 
-def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float) -> TrainingFigures:
+def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float) -> Record:
     """Images/s of each way over the rounds, what bounds the run, and what the step makes of the machine's `limits`.
 
-    `seconds` is about what is timed of each turn.
+    `seconds` is about what is timed of each turn. noise: the A/A control; saturation: real / replayed, and its 90 %
+    interval; contention: replayed / resident; utilisation: share of the time that steps took, by CUDA events on a GPU,
+    else by the wait for batches; stage_us: microseconds per image in the loader's threads.
     """
     config, device = run.config, run.ranks.device
     run.trainer.model.train()
     rates, reports, batch = _rates(run, rounds, seconds)
+    again = rates.pop(_AGAIN)
     medians, kept = {name: median(found) for name, found in rates.items()}, ratios(rates["real"], rates["replayed"])
+    low, high = interval(kept)
     feed = Feed(
         kept=median(kept),
-        interval=interval(kept),
+        interval=(low, high),
         loader_alone=medians["loader"] / medians["replayed"],
         stage_us={name: round(median(each.stage_us[name] for each in reports), 1) for name in reports[0].stage_us},
         placement=run.data.loader.placement,
@@ -59,31 +63,31 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         on_gpu=device.type == "cuda",
     )
     real, replayed, loader = (_rate(medians[name]) for name in ("real", "replayed", "loader"))
-    low, high = interval(kept)
     figures = (
         f"{real} images/s, and {replayed} without data loading (ratio {feed.kept:.2f}, 90 % interval {low:.2f} to "
+        f"{high:.2f}); the loader alone makes {loader}"
     )
-    figures += f"{high:.2f}); the loader alone makes {loader}"
     peak = torch.cuda.max_memory_reserved() if feed.on_gpu else 0  # before the roofline, which takes a step of its own
-    dtype = chosen_dtype(config.precision, device)
-    return TrainingFigures(
-        backbone=config.backbone,
-        batch_size=config.batch_size,
-        placement=feed.placement,
-        cache=feed.cache,
-        speed=dict(run.trainer.speed),
-        images_per_s={name: spread(found) for name, found in rates.items() if name != _AGAIN},
-        noise=noise(rates["resident"], rates[_AGAIN]),
-        saturation=spread(kept),
-        interval=(low, high),
-        contention=spread(ratios(rates["replayed"], rates["resident"])),
-        utilisation=spread([1 - (each.waiting if each.gpu_idle is None else each.gpu_idle) for each in reports]),
-        stage_us=feed.stage_us,
-        bound=feed.bound,
-        verdict=verdict(feed, figures),
-        roofline=roofline(run.trainer.model, batch, dtype, medians["resident"], limits),
-        peak_gpu_gib=round(peak / 2**30, 2) if feed.on_gpu else None,
-    )
+    return {
+        "backbone": config.backbone,
+        "batch_size": config.batch_size,
+        "placement": feed.placement,
+        "cache": feed.cache,
+        "speed": dict(run.trainer.speed),
+        "images_per_s": {name: spread(found) for name, found in rates.items()},
+        "noise": noise(rates["resident"], again),
+        "saturation": spread(kept),
+        "interval": (low, high),
+        "contention": spread(ratios(rates["replayed"], rates["resident"])),
+        "utilisation": spread([1 - (each.waiting if each.gpu_idle is None else each.gpu_idle) for each in reports]),
+        "stage_us": feed.stage_us,
+        "bound": feed.bound,
+        "verdict": verdict(feed, figures),
+        "roofline": roofline(
+            run.trainer.model, batch, chosen_dtype(config.precision, device), medians["resident"], limits
+        ),
+        "peak_gpu_gib": round(peak / 2**30, 2) if feed.on_gpu else None,
+    }
 
 
 def _rates(run: Run, rounds: int, seconds: float) -> tuple[dict[str, list[float]], list[LoadReport], Batch]:

@@ -136,7 +136,7 @@ def test_those_of_other_environments_give_every_picture(contender: Contender, pl
 
 def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("benchmarks.contenders.ROOT", tmp_path)
-    peer = Contender(name="x", adapter="ffcv_loader", environment="ffcv")
+    peer = Contender("x", "ffcv_loader", environment="ffcv")
     with pytest.raises(UserError, match=r"it is not installed \(benchmarks/peers/install.sh ffcv\)"):
         peer.python()
     (tmp_path / ".peers").mkdir()
