@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.contenders import AGAIN, OURS
@@ -36,10 +35,10 @@ _COLUMNS = {
 }
 _SWEEPS = {
     "threads": ("threads", "images/s"),
-    "ranks": ("ranks on this machine, which share its cores", "images/s, all ranks"),
-    "batch": ("images in a batch", "milliseconds per batch"),
-    "size": ("thousand pixels per image", "microseconds per image"),
-    "samples": ("samples in the set", "microseconds per image"),
+    "ranks": ("ranks, which share the cores", "images/s in all"),
+    "batch": ("images per batch", "ms per batch"),
+    "size": ("thousand pixels per image", "us per image"),
+    "samples": ("samples in the set", "us per image"),
 }
 _OTHERS = {
     "trainer": "Our trainer beside a plain one",
@@ -101,28 +100,24 @@ def throughput(record: Record, picture: str = "") -> list[str]:
     ]
     lines += ["", f"It ended early: {record['failed']}."] if record["failed"] else []
     lines += _training(record["training"]) if record.get("training") else []
-    bookkeeping = f"order + augmentation parameters, microseconds per step of {record['config']['loader_batch_size']}"
-    costs = " + ".join(f"{cost:.0f}" for cost in record["costs"].values())
-    lines += ["", *_figures({"limit": record.get("limits", {}), bookkeeping: costs})]
+    lines += ["", *_figures({"limit": record["limits"]})] if record.get("limits") else []
     lines += _loaders(record, picture) if record.get("loaders") else []
     return lines + (_scaling(record["scaling"]) if record.get("scaling") else [])
 
 
 def _training(found: Record) -> list[str]:
-    how = ", ".join(f"{name} {value}" for name, value in found["speed"].items() if name != "placement")
-    shown = ("plain_images_per_s", "plain_failed", "saturation", "contention", "utilisation", "noise", "peak_gpu_gib")
-    figures = {name: found[name] for name in shown if found.get(name) not in (None, "")}
+    said = ("backbone", "bound", "interval", "verdict")  # above, or in the verdict
+    figures = {name: value for name, value in found.items() if name not in said and value not in (None, "")}
     return [
         "",
         f"### Training `{found['backbone']}`: does the step wait for data?",
         "",
-        f"Batches of {found['batch_size']}, placement {found['placement']}, cache {found['cache']}; {how}.",
-        "",
-        *_table([f"{name}, images/s" for name in found["images_per_s"]], [map(_words, found["images_per_s"].values())]),
-        "",
         f"> {found['verdict']}",
         "",
-        *_figures({**figures, "loader, us per image": found["stage_us"], "step per image": found["roofline"]}),
+        "Saturation is real / replayed, contention replayed / resident, noise the A/A control (resident twice a "
+        "round), utilisation the share of time in steps; a stage's time is per image, in the loader's threads.",
+        "",
+        *_figures(figures),
     ]
 
 
@@ -162,35 +157,21 @@ def _loader_row(loader: Record) -> list[str]:
     return [name, *("" if loader[key] is None else _words(loader[key]) for key in _COLUMNS.values())]
 
 
-def line(sweep: Record) -> tuple[float, float]:
-    """Intercept and slope by least squares of relative errors: y is measured to some percent of itself."""
-    x, y = np.array([(point["x"], point["y"]["median"]) for point in sweep["points"][: sweep["fitted"]]]).T
-    if len(x) < 2:
-        return float(y[0]), 0.0
-    slope, intercept = np.polyfit(x, y, 1, w=1 / y)
-    return float(intercept), float(slope)
-
-
 def _scaling(sweeps: list[Record]) -> list[str]:
     rows = []
     for sweep in sweeps:
-        intercept, slope = line(sweep)
-        points = "; ".join(f"{point['x']:,g}: {_words(point['y'])}" for point in sweep["points"])
-        memory = "; ".join(f"{point['x']:,g}: {point['memory_mib']:,.0f} MiB" for point in sweep["points"])
         varied, measured = _SWEEPS[sweep["name"]]
-        rows.append([varied, f"{measured}: {points}", f"{intercept:,.4g} {slope:+,.3g} x", memory])
-    last = sweeps[-1]["points"][-1]
+        for point in sweep["points"]:
+            row = [f"{point['x']:,.6g} {varied}", f"{_words(point['y'])} {measured}"]
+            rows.append([*row, _words(point["memory_mib"]), _words(point["open_s"])])
     return [
         "",
         "### How it grows",
         "",
-        "Our default, full augmentation, one thing (x) varied; the line is fitted to the medians by relative errors, "
-        "for threads up to the cores. Sizes are of synthetic images; large sets repeat the samples of the small one, "
-        "so that only the index grows.",
+        "Our default, full augmentation, one thing varied. Sizes are of synthetic images; large sets repeat the "
+        "samples of the small one, so that only the index grows.",
         "",
-        *_table(["varied", "measured", "line", "memory"], rows),
-        "",
-        f"A set of {last['x']:,.0f} samples gives its first batch {last['open_s']:.1f} s after opening.",
+        *_table(["varied", "measured", "memory, MiB", "first batch after opening, s"], rows),
     ]
 
 
@@ -275,8 +256,8 @@ def _words(value: Any) -> str:
         value = {"value": mean(value), "low": min(value), "high": max(value)}
     if isinstance(value, dict):
         return f"{_words(value.get('median', value.get('value')))} ({_words(value['low'])} to {_words(value['high'])})"
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, bool)):
+        return str(value)
     digits = 0 if isinstance(value, int) else sum(abs(value) < limit for limit in (1, 10, 100))
     return f"{value:,.{digits}f}"
 

@@ -43,7 +43,7 @@ class Sizes:
 
 
 def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Record]:
-    """All of them, the whole augmentation, our default placement; threads are fitted up to the cores."""
+    """All of them, the whole augmentation, our default placement."""
     job = setup.job(ours(setup.common.device, "quick")[0], "full")
     cases: dict[str, dict[float, list[Job]]] = {
         "threads": {threads: [replace(job, threads=threads)] for threads in sizes.threads},
@@ -55,9 +55,7 @@ def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Call
     found = []
     for name, jobs in cases.items():
         say(f"scaling: {name} {', '.join(f'{x:g}' for x in jobs)}")
-        points = _measured(setup.work / "logs", name, jobs, rounds, seconds)
-        fitted = sum(name != "threads" or x <= job.threads for x in jobs)
-        found.append({"name": name, "points": points, "fitted": fitted})
+        found.append({"name": name, "points": _measured(setup.work / "logs", name, jobs, rounds, seconds)})
     return found
 
 

@@ -98,7 +98,6 @@ def main(argv: Sequence[str]) -> None:
         "images": len(rows),
         "size": shards.size,
         "mean_jpeg_bytes": round(np.mean([len(jpeg) for jpeg in shards.jpegs(rows[:: max(1, len(rows) // 1000)])])),
-        "costs": limits.costs(config.loader_batch_size),
         "failed": "",  # why loaders or scaling, though asked for, are missing
     }
     with joined_ranks(config.device) as ranks:
@@ -140,8 +139,7 @@ def _measure_training(config: ThroughputConfig, ranks: Ranks, found: Record) -> 
         if config.training and config.plain:
             say("timing the plain trainer")
             training.free_gpu_memory()
-            layout = found["training"]["speed"]["channels_last"]
-            found["training"] |= trainer.plain_speed(recipe, Path(folder), ranks.device, layout)
+            found["training"] |= trainer.plain_speed(recipe, Path(folder), ranks.device)
 
 
 def _measure_loaders(config: ThroughputConfig, size: int, device: str, found: Record) -> None:

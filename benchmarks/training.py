@@ -20,7 +20,6 @@ from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
 from configs.cli import parse, with_recipe
 from configs.schema import TrainConfig
-from engine.precision import chosen_dtype
 from engine.run import Run
 from loaders.batch import TENSORS, Batch
 from loaders.meter import LoadReport, WaitMeter
@@ -47,7 +46,7 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
     interval; contention: replayed / resident; utilisation: share of the time that steps took, by CUDA events on a GPU,
     else by the wait for batches; stage_us: microseconds per image in the loader's threads.
     """
-    config, device = run.config, run.ranks.device
+    config = run.config
     run.trainer.model.train()
     rates, reports, batch = _rates(run, rounds, seconds)
     again = rates.pop(_AGAIN)
@@ -60,14 +59,13 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         stage_us={name: round(median(each.stage_us[name] for each in reports), 1) for name in reports[0].stage_us},
         placement=run.data.loader.placement,
         cache=config.loader.cache,
-        on_gpu=device.type == "cuda",
+        on_gpu=run.ranks.device.type == "cuda",
     )
     real, replayed, loader = (_rate(medians[name]) for name in ("real", "replayed", "loader"))
     figures = (
         f"{real} images/s, and {replayed} without data loading (ratio {feed.kept:.2f}, 90 % interval {low:.2f} to "
         f"{high:.2f}); the loader alone makes {loader}"
     )
-    peak = torch.cuda.max_memory_reserved() if feed.on_gpu else 0  # before the roofline, which takes a step of its own
     return {
         "backbone": config.backbone,
         "batch_size": config.batch_size,
@@ -83,10 +81,8 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         "stage_us": feed.stage_us,
         "bound": feed.bound,
         "verdict": verdict(feed, figures),
-        "roofline": roofline(
-            run.trainer.model, batch, chosen_dtype(config.precision, device), medians["resident"], limits
-        ),
-        "peak_gpu_gib": round(peak / 2**30, 2) if feed.on_gpu else None,
+        "roofline": roofline(run.trainer.model, batch, medians["resident"], limits),
+        "peak_gpu_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if feed.on_gpu else None,
     }
 
 
