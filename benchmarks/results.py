@@ -50,40 +50,40 @@ _OTHERS = {
 
 def main() -> None:
     """Write RESULTS.md, its pictures, and the table in README.md."""
-    records, others = throughput_records(), other_records()
+    records = all_records()
     for name, record in records.items():
         if record.get("loaders"):
             draw_loaders(record, RESULTS / f"{name}_loaders.png")
-    (ROOT / "RESULTS.md").write_text(page(records, others))
+    (ROOT / "RESULTS.md").write_text(page(records))
     path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text(), records, others))
+    path.write_text(with_table(path.read_text(), records))
 
 
-def throughput_records() -> dict[str, Record]:
-    """Those of benchmarks/throughput.py, by name, in the order of their names."""
-    return {path.stem: read(path) for path in sorted(RESULTS.glob("throughput*.json"))}
+def all_records() -> dict[str, Record]:
+    """By name: those of benchmarks/throughput.py first."""
+    names = [*sorted(path.stem for path in RESULTS.glob("throughput*.json")), *_OTHERS]
+    return {name: read(RESULTS / f"{name}.json") for name in names}
 
 
-def other_records() -> dict[str, Record]:
-    """Those of the other benchmarks, by name."""
-    return {name: read(RESULTS / f"{name}.json") for name in _OTHERS}
-
-
-def page(records: dict[str, Record], others: dict[str, Record]) -> str:
+def page(records: dict[str, Record]) -> str:
     """RESULTS.md."""
-    parts = [throughput(record, f"benchmarks/results/{name}_loaders.png") for name, record in records.items()]
-    for name, record in others.items():
-        where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}."
-        figures = {key: value for key, value in record.items() if key not in ("what", "device", "versions", "date")}
-        parts.append([f"## {_OTHERS[name]}", "", f"{record['what']}. {where}", "", *_figures(figures)])
-    return "\n\n".join([_INTRODUCTION, *("\n".join(lines) for lines in parts)]) + "\n"
+    parts = [_INTRODUCTION]
+    for name, record in records.items():
+        picture = f"benchmarks/results/{name}_loaders.png"
+        parts.append("\n".join(_other(name, record) if name in _OTHERS else throughput(record, picture)))
+    return "\n\n".join(parts) + "\n"
 
 
-def with_table(text: str, records: dict[str, Record], others: dict[str, Record]) -> str:
+def with_table(text: str, records: dict[str, Record]) -> str:
     """README.md's `text`, with everything between the two markers made anew."""
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n" + "\n".join(_headlines(records, others)) + f"\n{END}{after}"
+    return "\n".join([before + BEGIN, *_headlines(records), END + rest.partition(END)[2]])
+
+
+def _other(name: str, record: Record) -> list[str]:
+    where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}."
+    figures = {key: value for key, value in record.items() if key not in ("what", "device", "versions", "date")}
+    return [f"## {_OTHERS[name]}", "", f"{record['what']}. {where}", "", *_figures(figures)]
 
 
 def throughput(record: Record, picture: str = "") -> list[str]:
@@ -175,7 +175,7 @@ def _scaling(sweeps: list[Record]) -> list[str]:
     ]
 
 
-def _headlines(records: dict[str, Record], others: dict[str, Record]) -> list[str]:
+def _headlines(records: dict[str, Record]) -> list[str]:
     """The README's table: what a newcomer asks first."""
     rows = []
     for record in records.values():
@@ -194,12 +194,11 @@ def _headlines(records: dict[str, Record], others: dict[str, Record]) -> list[st
         for each in fed
     )
     rows.append(["training speed kept with data loading", ", ".join(kept)])
-    trainer, demo = others["trainer"], others["demo"]
+    trainer, demo = records["trainer"], records["demo"]
     ours_s, plain_s = (trainer["seconds"][name]["median"] for name in ("ours", "plain"))
     gap = _words(trainer["auc"]["merged"]["ours_minus_plain"])
-    rows.append(
-        ["our trainer beside a plain PyTorch one", f"{ours_s:.0f} s instead of {plain_s:.0f} s, AUC difference {gap}"]
-    )
+    words = f"{ours_s:.0f} s instead of {plain_s:.0f} s, AUC difference {gap}"
+    rows.append(["our trainer beside a plain PyTorch one", words])
     ensemble, best = demo["auc"]["ensemble"]["value"], demo["best_possible"]["value"]
     rows.append(["AUC of `make demo`, synthetic images", f"{ensemble:.3f}, where {best:.3f} is the best possible"])
     return _table(["what", "measured"], rows)
