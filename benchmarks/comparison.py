@@ -7,7 +7,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import AGAIN, LIMIT, OURS, Contender, Peers, Setup, contenders
+from benchmarks.contenders import AGAIN, LIMIT, OURS, Contender, Peers, contenders
+from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess, Round
 from benchmarks.record import Record
 from benchmarks.rounds import in_turns, is_tie, noise, ratios, spread
@@ -25,12 +26,13 @@ class Measurement:
     process: LoaderProcess = field(init=False)
     rounds: list[Round] = field(default_factory=list)
 
-    def start(self, setup: Setup, opened: ExitStack) -> None:
+    def start(self, common: Job, opened: ExitStack) -> None:
         """Write what it reads, and let its process import."""
-        self.disk_mib = setup.prepare(self.contender)
-        log = setup.work / "logs" / f"{self.contender.name}, {self.workload}.log"
-        job, python = setup.job(self.contender, self.workload), self.contender.python()
-        self.process = opened.enter_context(closing(LoaderProcess(self.contender.adapter, job, python=python, log=log)))
+        loader = self.contender
+        self.disk_mib = loader.prepare(common)
+        log, job = common.own / "logs" / f"{loader.name}, {self.workload}.log", loader.job(common, self.workload)
+        self.process = LoaderProcess(loader.adapter, job, python=loader.python(), log=log)
+        opened.enter_context(closing(self.process))
 
     def attempt(self, step: "Callable[[Measurement], object]") -> float:
         """Take a step unless one failed before; only what all others are compared with may not fail."""
@@ -47,7 +49,7 @@ class Measurement:
 
 
 def compared(
-    setup: Setup, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
+    common: Job, *, peers: Peers, workloads: tuple[str, ...], rounds: int, seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Record], dict[str, float]]:
     """Figures of every contender on each workload, and each workload's A/A control.
 
@@ -56,19 +58,19 @@ def compared(
     figures: list[Record] = []
     controls: dict[str, float] = {}
     for workload in workloads:
-        found = [Measurement(contender, workload) for contender in contenders(setup.common.device, peers)]
+        found = [Measurement(contender, workload) for contender in contenders(common.device, peers)]
         say(f"{workload}: {len(found)} loaders, {rounds} rounds")
-        _measure(found, setup, rounds, seconds)
+        _measure(found, common, rounds, seconds)
         rates = {each.contender.name: [each_round["rate"] for each_round in each.rounds] for each in found}
         controls[workload] = noise(rates[OURS], rates[AGAIN])
         figures += [_figures(each, rates, controls[workload]) for each in found]
     return figures, controls
 
 
-def _measure(found: list[Measurement], setup: Setup, rounds: int, seconds: float) -> None:
+def _measure(found: list[Measurement], common: Job, rounds: int, seconds: float) -> None:
     with ExitStack() as opened:
         steps: tuple[Callable[[Measurement], object], ...] = (
-            lambda each: each.start(setup, opened),
+            lambda each: each.start(common, opened),
             lambda each: each.process.imported(),  # imports share the cores, openings do not
             lambda each: each.process.open(),
             lambda each: each.process.run(0.0),  # pages, pools, and what was made while it waited

@@ -50,6 +50,26 @@ class Contender:
             raise UserError(f"{why} (benchmarks/peers/install.sh {self.environment})")
         return str(found)
 
+    def job(self, common: Job, workload: str) -> Job:
+        """What its process is asked for."""
+        name = hashlib.sha256(json.dumps([self.adapter, self.options]).encode()).hexdigest()[:12]
+        return replace(common, folder=str(common.own / name), workload=workload, options=self.options)
+
+    def prepare(self, common: Job) -> float | None:
+        """Write its own format, once; returns the MiB on disk, None without one. Raises UserError where that fails."""
+        job, python = self.job(common, "full"), self.python()
+        done = job.own / "prepared"
+        if not self.writes:
+            return None
+        if not done.is_file():
+            shutil.rmtree(job.own, ignore_errors=True)  # what was cut off in an earlier run
+            words = [python, "-m", "benchmarks.peers.worker", self.adapter, json.dumps(asdict(job)), "prepare"]
+            finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+            if finished.returncode:
+                raise UserError(_last_line(finished.stderr) or "it ended without a word")
+            done.touch()
+        return round(sum(path.stat().st_size for path in job.own.rglob("*") if path.is_file()) / 2**20, 1)
+
 
 LIMIT = Contender("libjpeg-turbo alone", "turbojpeg", kind="limit")
 PEERS = (
@@ -87,39 +107,14 @@ def ours(device: str, peers: Peers) -> list[Contender]:
     return [Contender(name, "ours", words, kind="ours", pixels="cache" in words) for name, words in found.items()]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What all loaders are measured on: a job for the set and the same images as files, and a folder for the rest."""
+def setup(shards: Path, work: Path, **settings: Any) -> Job:
+    """What all jobs have in common: the shard set, the same images as files, and a folder for everything else.
 
-    common: Job
-    work: Path
-
-    def job(self, contender: Contender, workload: str) -> Job:
-        """What a contender's process is asked for."""
-        name = hashlib.sha256(json.dumps([contender.adapter, contender.options]).encode()).hexdigest()[:12]
-        return replace(self.common, folder=str(self.work / name), workload=workload, options=contender.options)
-
-    def prepare(self, contender: Contender) -> float | None:
-        """Write its own format, once; returns the MiB on disk, None without one. Raises UserError where that fails."""
-        job, python = self.job(contender, "full"), contender.python()
-        done = job.own / "prepared"
-        if not contender.writes:
-            return None
-        if not done.is_file():
-            shutil.rmtree(job.own, ignore_errors=True)  # what was cut off in an earlier run
-            words = [python, "-m", "benchmarks.peers.worker", contender.adapter, json.dumps(asdict(job)), "prepare"]
-            finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-            if finished.returncode:
-                raise UserError(_last_line(finished.stderr) or "it ended without a word")
-            done.touch()
-        return round(sum(path.stat().st_size for path in job.own.rglob("*") if path.is_file()) / 2**20, 1)
-
-
-def setup(shards: Path, work: Path, **settings: Any) -> Setup:
-    """That of a shard set: other formats are kept under a name of the set's own, so that none outlives its set."""
+    Other formats are kept under a name of the set's own, so that none outlives its set.
+    """
     own = (work / hashlib.sha256((shards / MANIFEST).read_bytes()).hexdigest()[:12]).resolve()
     export(shards, own / "data")
-    return Setup(common=Job(shards=str(shards.resolve()), data=str(own / "data"), folder="", **settings), work=own)
+    return Job(shards=str(shards.resolve()), data=str(own / "data"), folder=str(own), **settings)
 
 
 def _last_line(text: str) -> str:

@@ -111,8 +111,8 @@ def _refused(words: Sequence[str], dry: bool) -> str:
     missing = [name for name in _PACKAGES.split() if not find_spec(name)]
     missing += [] if "nvidia" in missing or find_spec("nvidia.dali") else ["nvidia.dali"]
     if missing:
-        named = f"{sys.executable} has no {', '.join(missing)}"
-        return f"error: {named}: install it, or name another interpreter with PYTHON=..."
+        who = f"error: {sys.executable} has no {', '.join(missing)}"
+        return f"{who}: install it, or name another interpreter with PYTHON=..."
     look = "import torch; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(), torch.__version__)"
     if not dry and subprocess.run([sys.executable, "-c", look], stderr=subprocess.DEVNULL, check=False).returncode:
         return "error: torch sees no GPU here (--dry runs every step at toy size without one)"

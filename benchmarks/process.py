@@ -1,6 +1,5 @@
 """A loader that is measured, in a process of its own: started, asked for rounds, stopped in between."""
 
-import contextlib
 import json
 import os
 import select
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from configs.errors import UserError
 
 _START_SECONDS = 180
 _ROUND_SECONDS = 120
-
-
 Round = dict[str, Any]
 """What a loader did when it was its turn.
 
@@ -70,11 +68,12 @@ class LoaderProcess:
         self._signal(signal.SIGSTOP)
         processes = list(self.processes())
         cpu = sum(map(_cpu_seconds, processes)) - self._cpu_before
+        memory = round(sum(map(_memory_mib, processes)), 1)
         return {
             "rate": seen["images"] / seen["seconds"],
             "epoch_waits_s": seen["epoch_waits_s"],
             "cpu_us": cpu / seen["consumed"] * 1e6,
-            "memory_mib": round(sum(map(_memory_mib, processes)), 1),
+            "memory_mib": memory,
         }
 
     def run(self, seconds: float) -> Round:
@@ -95,7 +94,7 @@ class LoaderProcess:
 
     def _order(self, words: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer tells why it has ended
+        with suppress(BrokenPipeError):  # the answer tells why it has ended
             self._process.stdin.write(f"{words}\n".encode())
             self._process.stdin.flush()
 
@@ -113,7 +112,7 @@ class LoaderProcess:
         return answer
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
 
@@ -131,7 +130,7 @@ def _cpu_seconds(process: Path) -> float:
 
 def _memory_mib(process: Path) -> float:
     """What it holds besides mapped files: anonymous and shared pages, each by its share."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         lines = (process / "smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
     return 0.0

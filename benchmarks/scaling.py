@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.contenders import Setup, ours
+from benchmarks.contenders import ours
 from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
 from benchmarks.record import ROOT, Record
@@ -42,20 +42,20 @@ class Sizes:
         return cls(threads=[*ranks, 2 * threads], ranks=ranks)
 
 
-def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Record]:
+def sweeps(common: Job, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Record]:
     """All of them, the whole augmentation, our default placement."""
-    job = setup.job(ours(setup.common.device, "quick")[0], "full")
+    job = ours(common.device, "quick")[0].job(common, "full")
     cases: dict[str, dict[float, list[Job]]] = {
-        "threads": {threads: [replace(job, threads=threads)] for threads in sizes.threads},
-        "ranks": {ranks: _ranks(job, ranks) for ranks in sizes.ranks},
-        "batch": {batch: [replace(job, batch_size=batch)] for batch in sizes.batch},
-        "size": {edge**2 / 1000: [_of_size(job, setup.work, edge, sizes.edge_images)] for edge in sizes.edge},
-        "samples": {many: [replace(job, shards=str(repeated(setup, many)))] for many in sizes.samples},
+        "threads": {x: [replace(job, threads=x)] for x in sizes.threads},
+        "ranks": {x: _ranks(job, x) for x in sizes.ranks},
+        "batch": {x: [replace(job, batch_size=x)] for x in sizes.batch},
+        "size": {x**2 / 1000: [_of_size(job, common.own, x, sizes.edge_images)] for x in sizes.edge},
+        "samples": {x: [replace(job, shards=str(repeated(common, x)))] for x in sizes.samples},
     }
     found = []
     for name, jobs in cases.items():
         say(f"scaling: {name} {', '.join(f'{x:g}' for x in jobs)}")
-        found.append({"name": name, "points": _measured(setup.work / "logs", name, jobs, rounds, seconds)})
+        found.append({"name": name, "points": _measured(common.own / "logs", name, jobs, rounds, seconds)})
     return found
 
 
@@ -107,9 +107,9 @@ def _of_size(job: Job, work: Path, edge: int, images: int) -> Job:
     return replace(job, shards=str(shards), size=edge)
 
 
-def repeated(setup: Setup, samples: int) -> Path:
+def repeated(common: Job, samples: int) -> Path:
     """A shard set of `samples` rows that name the few samples of another again and again: only its index is large."""
-    folder, source = setup.work / f"repeated{samples}", Path(setup.common.shards)
+    folder, source = common.own / f"repeated{samples}", Path(common.shards)
     if (folder / MANIFEST).is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,7 @@
     python -m benchmarks.throughput --shards shards/isic --peers all --workloads both --rounds 5 --scaling
     python -m benchmarks.throughput --shards shards/isic --peers off --trace trace.json.gz
 
-First the step of a backbone, fed in four ways, and a verdict: what bounds the run and which setting to change. Then
-the loaders, ours and the peers', each in a process of its own, as multiples of bare libjpeg-turbo decoding and of ours.
+First the training step, fed in four ways, and what bounds the run; then the loaders, each in a process of its own.
 Everything takes turns, and our default is measured twice: differences smaller than its own are ties.
 """
 
@@ -26,10 +25,10 @@ from benchmarks.record import Record, write
 from benchmarks.results import throughput
 from benchmarks.scaling import Sizes, sweeps
 from benchmarks.trace import trace
-from configs.cli import parse, run_command
+from configs.cli import parse, run_command, with_recipe
 from configs.errors import UserError, check
 from configs.machine import usable_cores
-from configs.schema import Device, LoaderConfig, SpeedConfig
+from configs.schema import Device, LoaderConfig, SpeedConfig, TrainConfig
 from engine.distributed import Ranks, joined_ranks
 from engine.precision import chosen_dtype
 from engine.run import open_run
@@ -117,9 +116,11 @@ def main(argv: Sequence[str]) -> None:
 def _measure_training(config: ThroughputConfig, ranks: Ranks, found: Record) -> None:
     """Put limits and training into `found`, as far as they are asked for; and write the trace."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"--shards={config.shards}", f"--device={config.device}"]
+        words = with_recipe([f"--backbone={config.backbone}", f"--shards={config.shards}"], config.backbone)
+        words += [f"--device={config.device}", f"--out={folder}", "--weights=none", "--log-every=0", "--resume=never"]
+        words += ["--epochs=1000"]  # more than any measurement takes: the schedule must not end
         words += [f"--batch-size={config.batch_size}"] if config.batch_size else []
-        recipe = training.train_config(words, config.backbone, Path(folder))
+        recipe = parse(TrainConfig, words, prog="train.py", description="")
         recipe = replace(recipe, speed=config.speed, loader=config.loader)
         if config.autotune:
             tune(recipe, ranks)

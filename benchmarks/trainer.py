@@ -2,9 +2,7 @@
 
     python -m benchmarks.trainer --shards shards/sample128 --epochs 4 --seeds 5
 
-Trains every fold with both systems from every seed, in turns and with nothing else running; what is there already is
-kept. Compares the pooled out-of-fold AUCs and the wall time of whole runs. The AUCs compare two systems; on a small,
-biased part of the images, with a tiny network, they say nothing of clinical use.
+Every fold with both systems from every seed, in turns and with nothing else running; what is there already is kept.
 """
 
 import re
@@ -76,10 +74,10 @@ def main(argv: Sequence[str]) -> None:
                 predictions, spent = trained(system, config, fold, seed)
                 found[system].append(predictions.assign(seed=seed))
                 seconds[system].append(spent)
-    scores = {}
-    for system, parts in found.items():
-        pooled = pd.concat(parts).pivot(index="seed", columns="key", values="pred_last")
-        scores[system] = pooled[table["key"]].to_numpy()
+    pooled = {
+        name: pd.concat(parts).pivot(index="seed", columns="key", values="pred_last") for name, parts in found.items()
+    }
+    scores = {name: rows[table["key"]].to_numpy() for name, rows in pooled.items()}
     record = {
         "what": _WHAT,
         "epochs": config.epochs,

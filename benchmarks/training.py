@@ -7,10 +7,9 @@ feeds it. resident is measured twice in each round, as a control.
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, repeat
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -18,25 +17,15 @@ import torch
 from benchmarks.limits import roofline
 from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
-from configs.cli import parse, with_recipe
-from configs.schema import TrainConfig
 from engine.run import Run
 from loaders.batch import TENSORS, Batch
 from loaders.meter import LoadReport, WaitMeter
 from loaders.verdict import Feed, verdict
 
-_EPOCHS = 1000  # more than any measurement takes: the schedule must not end
 _REPLAYED = 8  # batches kept
 _FEWEST = 3  # steps of a turn
 _AGAIN = "resident again"
 Use = Callable[[Batch], object]
-
-
-def train_config(words: Sequence[str], backbone: str, out: Path) -> TrainConfig:
-    """The recipe of the backbone with `words` on top, from random weights, for as long as a measurement takes."""
-    words = with_recipe([f"--backbone={backbone}", *words, f"--out={out}"], backbone)
-    words += ["--weights=none", f"--epochs={_EPOCHS}", "--log-every=0", "--resume=never"]
-    return parse(TrainConfig, words, prog="train.py", description="")
 
 
 def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float) -> Record:
@@ -90,7 +79,10 @@ def _rates(run: Run, rounds: int, seconds: float) -> tuple[dict[str, list[float]
     """Images/s of each way in each round, a report for each round of the real stream, and a real batch."""
     stream, reports = run.data.stream, list[LoadReport]()
     run.trainer.step(next(stream))
-    kept = [_copied(batch) for batch in islice(stream, _REPLAYED)]
+    kept = [  # in memory of their own: the stream's may be written again
+        replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
+        for batch in islice(stream, _REPLAYED)
+    ]
     noisy = replace(kept[0], image=torch.randint_like(kept[0].image, 256))
     ahead = run.config.loader.prefetch + 2  # batches that were made before the turn began
 
@@ -105,11 +97,6 @@ def _rates(run: Run, rounds: int, seconds: float) -> tuple[dict[str, list[float]
         "real": way(lambda: _watched(run, stream, reports), ahead),
     }
     return in_turns(ways, rounds), reports, kept[0]
-
-
-def _copied(batch: Batch) -> Batch:
-    """A batch of its own memory: the stream's may be written again."""
-    return replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
 
 
 def _watched(run: Run, stream: Iterator[Batch], reports: list[LoadReport]) -> Iterator[Batch]:

@@ -89,11 +89,10 @@ def transforms(backbone: str, seed: int) -> tuple[A.Compose, A.Compose]:
 
 def optimizer_and_schedule(net: nn.Module, args: argparse.Namespace, steps: int) -> tuple[Any, Any]:
     """AdamW without decay on vectors; one warm-up epoch, then a cosine, by step."""
-    matrices, vectors = (
-        [weight for weight in net.parameters() if (weight.ndim >= 2) == many] for many in (True, False)
-    )
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr)
+    matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
+    vectors = [weight for weight in net.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.01)
 
     def factor(step: int) -> float:
         if step < steps:
@@ -113,9 +112,10 @@ def main() -> None:
     held_out = table[table["fold"] == args.fold]
     train_transform, eval_transform = transforms(args.backbone, args.seed)
     options = {"batch_size": args.batch_size, "num_workers": args.workers, "persistent_workers": args.workers > 0}
+    options["pin_memory"] = device.type == "cuda"
     train_set = Lesions(table[table["fold"] != args.fold], args.data / "images", train_transform, training=True)
     eval_set = Lesions(held_out, args.data / "images", eval_transform, training=False)
-    train_loader: DataLoader[Any] = DataLoader(train_set, shuffle=True, pin_memory=device.type == "cuda", **options)
+    train_loader: DataLoader[Any] = DataLoader(train_set, shuffle=True, **options)
     eval_loader: DataLoader[Any] = DataLoader(eval_set, **options)
     layout = torch.channels_last if args.amp else torch.contiguous_format
     net = Net(args.backbone, train_set.meta.shape[1]).to(device, memory_format=layout)

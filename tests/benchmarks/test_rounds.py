@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from benchmarks.peers.job import Job
-from benchmarks.peers.worker import Stream, margin, steady
+from benchmarks.peers.worker import batches, margin, steady, turn
 from benchmarks.rounds import in_turns, is_tie, noise, ratios, spread
 
 MARGIN = 5
@@ -73,7 +73,7 @@ def test_a_turn_ends_on_a_set_of_which_an_epoch_has_few_batches() -> None:
             yield [(range(10), None)] * 3
 
     job = Job(shards="", data="", folder="", threads=2)
-    seen = Stream(epochs(), job).turn(0.02)
+    seen = turn(batches(epochs(), job), job, 0.02)
     assert seen["seconds"] >= 0.02
     assert seen["images"] == seen["consumed"] - 10 * margin(2)
     assert len(seen["epoch_waits_s"]) > 5

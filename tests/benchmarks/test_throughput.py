@@ -137,7 +137,7 @@ def states(pids: list[int]) -> list[str]:
 def test_a_loader_is_still_between_its_turns_and_gone_afterwards(shard_folder: Path, tmp_path: Path) -> None:
     place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     peer = next(peer for peer in PEERS if peer.name == "torch DataLoader, simplejpeg")
-    process = LoaderProcess(peer.adapter, place.job(peer, "flips"), log=tmp_path / "log")
+    process = LoaderProcess(peer.adapter, peer.job(place, "flips"), log=tmp_path / "log")
     process.imported()
     process.open()
     assert process.run(0.05)["rate"] > 0
@@ -169,7 +169,7 @@ def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     assert [sweep["name"] for sweep in found] == ["threads", "ranks", "batch", "size", "samples"]
     assert [[point["x"] for point in sweep["points"]] for sweep in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
     assert all(point["y"]["median"] > 0 and point["memory_mib"] for sweep in found for point in sweep["points"])
-    large, small = ShardSet(tmp_path / place.work.name / "repeated500"), ShardSet(shard_folder)
+    large, small = ShardSet(tmp_path / place.own.name / "repeated500"), ShardSet(shard_folder)
     rows = pq.read_table(shard_folder / "samples.parquet")["fold"].to_numpy()
     assert len(large) == 500
     kept = np.flatnonzero(rows[: len(small)] >= 0)
