@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.contenders import AGAIN, OURS
+from benchmarks.comparison import AGAIN, OURS
 from benchmarks.record import RESULTS, ROOT, Record, read
 from configs.colours import COLOURS, INK
 
@@ -185,8 +185,12 @@ def _headlines(records: dict[str, Record]) -> list[str]:
             if peers:
                 ours = next(loader for loader in some if loader["name"] == OURS)
                 best = {each["name"]: each for each in (peers[0], next(peer for peer in peers if not peer["pixels"]))}
+                reached = [
+                    f"{name}{' (decodes nothing)' * each['pixels']} reaches {each['of_ours']['median']:.0%} of ours"
+                    for name, each in best.items()
+                ]
                 words = f"{_words(ours['images_per_s']['median'])} images/s, {ours['of_limit']['median']:.0%} of bare "
-                words += f"JPEG decoding; of {len(peers)} peers, {' and '.join(map(_reaches, best.values()))}"
+                words += f"JPEG decoding; of {len(peers)} peers, {' and '.join(reached)}"
                 rows.append([f"loader alone, {title}", words])
     fed = [record["training"] for record in records.values() if record.get("training")]
     kept = (
@@ -202,11 +206,6 @@ def _headlines(records: dict[str, Record]) -> list[str]:
     ensemble, best = demo["auc"]["ensemble"]["value"], demo["best_possible"]["value"]
     rows.append(["AUC of `make demo`, synthetic images", f"{ensemble:.3f}, where {best:.3f} is the best possible"])
     return _table(["what", "measured"], rows)
-
-
-def _reaches(loader: Record) -> str:
-    nothing = " (decodes nothing)" if loader["pixels"] else ""
-    return f"{loader['name']}{nothing} reaches {loader['of_ours']['median']:.0%} of ours"
 
 
 def draw_loaders(record: Record, path: Path) -> None:

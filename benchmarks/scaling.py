@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.contenders import ours
+from benchmarks.comparison import ours
 from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
 from benchmarks.record import ROOT, Record

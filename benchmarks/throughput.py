@@ -18,8 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks import limits, trainer, training
-from benchmarks.comparison import compared
-from benchmarks.contenders import setup
+from benchmarks.comparison import compared, setup
 from benchmarks.peers.job import WORKLOADS
 from benchmarks.record import Record, write
 from benchmarks.results import throughput

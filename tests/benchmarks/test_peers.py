@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reference import reference_samples
 
-from benchmarks.contenders import LIMIT, PEERS, Contender, ours, setup
+from benchmarks.comparison import LIMIT, PEERS, Contender, ours, setup
 from benchmarks.peers.job import Job
 from configs.errors import UserError
 from loaders.shards import ShardSet
@@ -136,7 +136,7 @@ def test_those_of_other_environments_give_every_picture(contender: Contender, pl
 
 
 def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("benchmarks.contenders.ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.comparison.ROOT", tmp_path)
     peer = Contender("x", "ffcv_loader", environment="ffcv")
     with pytest.raises(UserError, match=r"it is not installed \(benchmarks/peers/install.sh ffcv\)"):
         peer.python()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contenders import AGAIN, OURS
+from benchmarks.comparison import AGAIN, OURS
 from benchmarks.record import Record, read, write
 from benchmarks.results import draw_loaders, throughput
 from configs.errors import UserError

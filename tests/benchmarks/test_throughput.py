@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import limits, results, scaling, throughput, trace, training
-from benchmarks.contenders import AGAIN, LIMIT, OURS, PEERS, Contender, setup
+from benchmarks.comparison import AGAIN, LIMIT, OURS, PEERS, Contender, setup
 from benchmarks.process import LoaderProcess
 from benchmarks.record import read
 from benchmarks.rounds import spread
@@ -63,7 +63,7 @@ def lab(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--device", "cpu"]
     words += ["--loader-batch-size", "8", "--rounds", "2", "--seconds", "0.05", "--work", str(folder / "work")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.contenders.PEERS", peers)
+        patch.setattr("benchmarks.comparison.PEERS", peers)
         throughput.main([*words, "--trace", str(folder / "trace.json"), "--out", str(folder / "record.json")])
     return folder
 
