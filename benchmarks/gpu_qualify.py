@@ -13,6 +13,7 @@ something failed, 2 when it cannot begin. --dry runs every step at toy size, wit
 or downloaded: what is missing is named. PYTHON names the interpreter, PYTHONPATH a folder of packages brought along.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -20,10 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = """torch torchvision timm nvidia cv2 simplejpeg PIL webdataset jsonargparse docstring_parser
@@ -31,50 +31,43 @@ yaml rich numpy pandas pyarrow scipy sklearn matplotlib tensorboard albumentatio
 Verdict = Literal["passed", "FAILED", "cut off"]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One command of Python: its name, its words, and about how many seconds it takes."""
 
     name: str
     words: Sequence[str]
-    expected: float = 0.0
+    expected: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Runs steps within a budget of seconds, each until it has passed once; the files in `work` remember.
+    """Runs steps within a budget of seconds, each until it has passed once; work/verdicts.json remembers.
 
     run: runs a step for at most so many seconds; clock: seconds since the call began; done: name, verdict and seconds
     of each step that was run, in their order; left: steps for which there was not enough time.
     """
 
-    work: Path
-    budget: float
-    clock: Callable[[], float]
-    run: Callable[[Step, float], Verdict]
-    done: list[tuple[str, Verdict, float]] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    def __init__(
+        self, *, work: Path, budget: float, clock: Callable[[], float], run: Callable[[Step, float], Verdict]
+    ) -> None:
+        self.budget, self.clock, self.run = budget, clock, run
+        self.done: list[tuple[str, Verdict, float]] = []
+        self.left: list[str] = []
+        self._file = work / "verdicts.json"
+        self.verdicts: dict[str, Verdict] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def take(self, steps: Sequence[Step]) -> Iterator[str]:
         """Run what has not passed yet, in order, what an earlier call tried in vain last; yields each step's name."""
-        waiting = [step for step in steps if not self.passed(step).exists()]
-        for step in sorted(waiting, key=lambda step: (self.work / f"{step.name}.tried").exists()):
+        waiting = [step for step in steps if self.verdicts.get(step.name) != "passed"]
+        for step in sorted(waiting, key=lambda step: step.name in self.verdicts):
             begin = self.clock()
             if begin + step.expected > self.budget:
                 self.left.append(step.name)
                 continue
-            verdict = self.run(step, max(1.0, self.budget - begin))
-            (self.work / f"{step.name}.tried").touch()
-            if verdict == "passed":
-                self.passed(step).touch()
-            if verdict == "cut off":
-                self.left.append(step.name)
+            verdict = self.verdicts[step.name] = self.run(step, max(1.0, self.budget - begin))
+            self._file.write_text(json.dumps(self.verdicts))
+            self.left += [step.name] if verdict == "cut off" else []
             self.done.append((step.name, verdict, self.clock() - begin))
             yield step.name
-
-    def passed(self, step: Step) -> Path:
-        """The file that is there once the step has passed."""
-        return self.work / f"{step.name}.passed"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,13 +90,13 @@ def main(argv: Sequence[str]) -> int:
     making = [] if given else making_shards(work, shards, dry)
     if not (shards / "manifest.json").exists():
         for step in making:
-            schedule.passed(step).unlink(missing_ok=True)
+            schedule.verdicts.pop(step.name, None)
     for step in making:  # one by one: each needs the one before
-        _report(schedule, [step])
-    if not all(schedule.passed(step).exists() for step in making):
+        _report(schedule, records, [step])
+    if any(schedule.verdicts.get(step.name) != "passed" for step in making):
         print("error: without shards nothing else can be run", file=sys.stderr)
         return 1
-    _report(schedule, measuring(work, shards, dry))
+    _report(schedule, records, measuring(work, shards, dry))
     shutil.copytree(records, out, dirs_exist_ok=True)
     if schedule.left:
         print(f"left for another call: {' '.join(schedule.left)}")
@@ -118,23 +111,23 @@ def _refused(words: Sequence[str], dry: bool) -> str:
     missing = [name for name in _PACKAGES.split() if not find_spec(name)]
     missing += [] if "nvidia" in missing or find_spec("nvidia.dali") else ["nvidia.dali"]
     if missing:
-        named = f"{sys.executable} has no {', '.join(missing)}"
-        return f"error: {named}: install it, or name another interpreter with PYTHON=..."
+        who = f"error: {sys.executable} has no {', '.join(missing)}"
+        return f"{who}: install it, or name another interpreter with PYTHON=..."
     look = "import torch; assert torch.cuda.is_available(); print(torch.cuda.get_device_name(), torch.__version__)"
     if not dry and subprocess.run([sys.executable, "-c", look], stderr=subprocess.DEVNULL, check=False).returncode:
         return "error: torch sees no GPU here (--dry runs every step at toy size without one)"
     return ""
 
 
-def _report(schedule: Schedule, steps: Sequence[Step]) -> None:
+def _report(schedule: Schedule, records: Path, steps: Sequence[Step]) -> None:
     """Take the steps; print and record a line for each, and the end of the log of one that failed."""
     for name in schedule.take(steps):
         line = "{}\t{}\t{:.0f}".format(*schedule.done[-1])
         print(line, flush=True)
-        with (schedule.work / "records" / "steps.tsv").open("a") as file:
+        with (records / "steps.tsv").open("a") as file:
             print(line, file=file)
         if schedule.done[-1][1] == "FAILED":
-            log = (schedule.work / f"{name}.log").read_text(errors="replace")
+            log = (records.parent / f"{name}.log").read_text(errors="replace")
             print(*log.splitlines()[-12:], sep="\n", flush=True)
 
 
@@ -164,9 +157,8 @@ def measuring(work: Path, shards: Path, dry: bool) -> list[Step]:
     def training(name: str, epochs: int) -> list[str]:
         return ["train.py", f"--shards={shards}", *recipe, f"--epochs={epochs}", f"--out={work}/{name}"]
 
-    steps = [
-        Step("tests", ["-m", "pytest", "-m", "gpu", "tests/engine", "tests/loaders", "tests/test_train_infer.py"], 60)
-    ]
+    tests = ["-m", "pytest", "-m", "gpu", "tests/engine", "tests/loaders", "tests/test_train_infer.py"]
+    steps = [Step("tests", tests, 60)]
     for name in backbones:
         traced = [f"--trace={work}/records/trace.json.gz"] if name == backbones[0] else []
         steps.append(Step(f"step_{name}", throughput(name, f"--backbone={name}", *step, *traced), 55))
@@ -178,7 +170,7 @@ def measuring(work: Path, shards: Path, dry: bool) -> list[Step]:
         Step("loaders_flips", throughput("loaders_flips", *loaders, "--workloads=flips"), 240),
         Step("autotuned", best, 400),
     ]
-    return [replace(step, expected=0) for step in steps] if dry else steps
+    return [step._replace(expected=0) for step in steps] if dry else steps
 
 
 def _run(step: Step, log: Path, seconds: float) -> Verdict:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks.record import environment, write
+from benchmarks.record import write
 from benchmarks.rounds import in_turns, ratios, spread
 from configs.cli import parse, run_command
 from configs.errors import UserError, check
@@ -66,12 +66,11 @@ def main(argv: Sequence[str]) -> None:
     record = {
         "what": "Real originals of 512 x 512 px, again and again to 256 px, JPEG quality 96: images/s of prep and of a "
         "loop that only reads, decodes and encodes, on as many processes",
-        **environment(),
         "rounds": config.rounds,
         "workers": workers,
         "different_images": len(found),
-        "images_per_s": {name: asdict(spread(values)) for name, values in rates.items()},
-        "ratio": asdict(spread(ratios(rates["prep"], rates["bare"]))),
+        "images_per_s": {name: spread(values) for name, values in rates.items()},
+        "ratio": spread(ratios(rates["prep"], rates["bare"])),
     }
     write(Path(config.out), record)
 

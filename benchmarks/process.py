@@ -1,6 +1,5 @@
 """A loader that is measured, in a process of its own: started, asked for rounds, stopped in between."""
 
-import contextlib
 import json
 import os
 import select
@@ -8,7 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,12 @@ from configs.errors import UserError
 
 _START_SECONDS = 180
 _ROUND_SECONDS = 120
+Round = dict[str, Any]
+"""What a loader did when it was its turn.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What a loader did when it was its turn.
-
-    images, seconds: of the steady part; consumed: images of the whole turn; epoch_waits_s: for each first batch of an
-    epoch; cpu_seconds, memory_mib: of all its processes, mapped files not counted.
-    """
-
-    images: int
-    seconds: float
-    consumed: int
-    epoch_waits_s: list[float]
-    cpu_seconds: float
-    memory_mib: float
-
-    @property
-    def rate(self) -> float:
-        """Images/s."""
-        return self.images / self.seconds
+rate: images/s of the steady part; epoch_waits_s: for each first batch of an epoch; cpu_us: CPU time per image, and
+memory_mib: of all its processes, mapped files not counted.
+"""
 
 
 class LoaderProcess:
@@ -83,7 +68,13 @@ class LoaderProcess:
         self._signal(signal.SIGSTOP)
         processes = list(self.processes())
         cpu = sum(map(_cpu_seconds, processes)) - self._cpu_before
-        return Round(**seen, cpu_seconds=cpu, memory_mib=round(sum(map(_memory_mib, processes)), 1))
+        memory = round(sum(map(_memory_mib, processes)), 1)
+        return {
+            "rate": seen["images"] / seen["seconds"],
+            "epoch_waits_s": seen["epoch_waits_s"],
+            "cpu_us": cpu / seen["consumed"] * 1e6,
+            "memory_mib": memory,
+        }
 
     def run(self, seconds: float) -> Round:
         """Let it run alone for one round."""
@@ -103,7 +94,7 @@ class LoaderProcess:
 
     def _order(self, words: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer tells why it has ended
+        with suppress(BrokenPipeError):  # the answer tells why it has ended
             self._process.stdin.write(f"{words}\n".encode())
             self._process.stdin.flush()
 
@@ -121,7 +112,7 @@ class LoaderProcess:
         return answer
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
 
@@ -139,7 +130,7 @@ def _cpu_seconds(process: Path) -> float:
 
 def _memory_mib(process: Path) -> float:
     """What it holds besides mapped files: anonymous and shared pages, each by its share."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         lines = (process / "smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
     return 0.0

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
@@ -12,22 +11,13 @@ from scipy.stats import quantile_test
 Key = TypeVar("Key")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The median over the rounds, and the lowest and highest of them."""
-
-    median: float
-    low: float
-    high: float
-
-    def words(self, digits: int = 0) -> str:
-        """The median and, in brackets, the range."""
-        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+Spread = dict[str, float]
+"""The median over the rounds, the lowest and the highest of them, under these names."""
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Of one figure a round, to four significant digits or more."""
-    return Spread(median=_short(median(values)), low=_short(min(values)), high=_short(max(values)))
+    return {"median": _short(median(values)), "low": _short(min(values)), "high": _short(max(values))}
 
 
 def _short(value: float) -> float:
@@ -62,9 +52,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def noise(first: Sequence[float], again: Sequence[float]) -> float:
-    """The A/A control: how far the median ratio of the same thing, measured twice a round, may be from 1: the further
-    end of its interval.
-    """
+    """The A/A control: how far from 1 the median ratio of the same thing, measured twice a round, may be."""
     return max(abs(end - 1) for end in interval(ratios(again, first)))
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.contenders import Setup, ours
+from benchmarks.comparison import ours
 from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
-from benchmarks.record import ROOT, Point, Sweep
+from benchmarks.record import ROOT, Record
 from benchmarks.rounds import in_turns, spread
 from configs.errors import UserError
 from prep.files import written_whole
@@ -42,25 +42,24 @@ class Sizes:
         return cls(threads=[*ranks, 2 * threads], ranks=ranks)
 
 
-def sweeps(setup: Setup, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Sweep]:
-    """All of them, the whole augmentation, our default placement; threads are fitted up to the cores."""
-    job = setup.job(ours(setup.common.device, "quick")[0], "full")
+def sweeps(common: Job, sizes: Sizes, *, rounds: int, seconds: float, say: Callable[[str], None]) -> list[Record]:
+    """All of them, the whole augmentation, our default placement."""
+    job = ours(common.device, "quick")[0].job(common, "full")
     cases: dict[str, dict[float, list[Job]]] = {
-        "threads": {threads: [replace(job, threads=threads)] for threads in sizes.threads},
-        "ranks": {ranks: _ranks(job, ranks) for ranks in sizes.ranks},
-        "batch": {batch: [replace(job, batch_size=batch)] for batch in sizes.batch},
-        "size": {edge**2 / 1000: [_of_size(job, setup.work, edge, sizes.edge_images)] for edge in sizes.edge},
-        "samples": {many: [replace(job, shards=str(repeated(setup, many)))] for many in sizes.samples},
+        "threads": {x: [replace(job, threads=x)] for x in sizes.threads},
+        "ranks": {x: _ranks(job, x) for x in sizes.ranks},
+        "batch": {x: [replace(job, batch_size=x)] for x in sizes.batch},
+        "size": {x**2 / 1000: [_of_size(job, common.own, x, sizes.edge_images)] for x in sizes.edge},
+        "samples": {x: [replace(job, shards=str(repeated(common, x)))] for x in sizes.samples},
     }
     found = []
     for name, jobs in cases.items():
         say(f"scaling: {name} {', '.join(f'{x:g}' for x in jobs)}")
-        points = _measured(setup.work / "logs", name, jobs, rounds, seconds)
-        found.append(Sweep(name=name, points=points, fitted=sum(name != "threads" or x <= job.threads for x in jobs)))
+        found.append({"name": name, "points": _measured(common.own / "logs", name, jobs, rounds, seconds)})
     return found
 
 
-def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int, seconds: float) -> list[Point]:
+def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int, seconds: float) -> list[Record]:
     """Images/s of `threads` and `ranks`, milliseconds per `batch`, else microseconds per image."""
     memory: dict[float, float] = {}
 
@@ -68,8 +67,8 @@ def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int,
         for process in processes:
             process.begin(seconds)
         found = [process.end(seconds) for process in processes]
-        memory[x] = round(sum(each.memory_mib for each in found), 1)
-        rate = sum(each.rate for each in found)
+        memory[x] = round(sum(each["memory_mib"] for each in found), 1)
+        rate: float = sum(each["rate"] for each in found)
         return {"threads": rate, "ranks": rate, "batch": x / rate * 1e3}.get(name, 1e6 / rate)
 
     with ExitStack() as opened:
@@ -85,7 +84,7 @@ def _measured(logs: Path, name: str, cases: dict[float, list[Job]], rounds: int,
         in_turns(turns, 1)  # pages, pools
         found = in_turns(turns, rounds)
         opening = {x: max(process.ready["first_batch_s"] for process in running[x]) for x in cases}
-    return [Point(x=x, y=spread(found[x]), memory_mib=memory[x], open_s=round(opening[x], 2)) for x in cases]
+    return [{"x": x, "y": spread(found[x]), "memory_mib": memory[x], "open_s": round(opening[x], 2)} for x in cases]
 
 
 def _ranks(job: Job, ranks: int) -> list[Job]:
@@ -108,9 +107,9 @@ def _of_size(job: Job, work: Path, edge: int, images: int) -> Job:
     return replace(job, shards=str(shards), size=edge)
 
 
-def repeated(setup: Setup, samples: int) -> Path:
+def repeated(common: Job, samples: int) -> Path:
     """A shard set of `samples` rows that name the few samples of another again and again: only its index is large."""
-    folder, source = setup.work / f"repeated{samples}", Path(setup.common.shards)
+    folder, source = common.own / f"repeated{samples}", Path(common.shards)
     if (folder / MANIFEST).is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,7 @@
     python -m benchmarks.throughput --shards shards/isic --peers all --workloads both --rounds 5 --scaling
     python -m benchmarks.throughput --shards shards/isic --peers off --trace trace.json.gz
 
-First the step of a backbone, fed in four ways, and a verdict: what bounds the run and which setting to change. Then
-the loaders, ours and the peers', each in a process of its own, as multiples of bare libjpeg-turbo decoding and of ours.
+First the training step, fed in four ways, and what bounds the run; then the loaders, each in a process of its own.
 Everything takes turns, and our default is measured twice: differences smaller than its own are ties.
 """
 
@@ -19,17 +18,16 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks import limits, trainer, training
-from benchmarks.comparison import compared
-from benchmarks.contenders import setup
+from benchmarks.comparison import compared, setup
 from benchmarks.peers.job import WORKLOADS
-from benchmarks.record import Record, environment, write
+from benchmarks.record import Record, write
 from benchmarks.results import throughput
 from benchmarks.scaling import Sizes, sweeps
 from benchmarks.trace import trace
-from configs.cli import parse, run_command
+from configs.cli import parse, run_command, with_recipe
 from configs.errors import UserError, check
 from configs.machine import usable_cores
-from configs.schema import Device, LoaderConfig, SpeedConfig
+from configs.schema import Device, LoaderConfig, SpeedConfig, TrainConfig
 from engine.distributed import Ranks, joined_ranks
 from engine.precision import chosen_dtype
 from engine.run import open_run
@@ -87,54 +85,52 @@ class ThroughputConfig:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, measure, print, record."""
+    """Parse, measure, record, print."""
     description = (__doc__ or "").split("\n")[0]
     config = parse(ThroughputConfig, argv, prog="python -m benchmarks.throughput", description=description)
     begin, shards = time.perf_counter(), ShardSet(Path(config.shards))
     rows = np.flatnonzero(shards.fold >= 0)
-    lengths = [len(jpeg) for jpeg in shards.jpegs(rows[:: max(1, len(rows) // 1000)])]
-    parts: dict[str, Any] = {"costs": limits.costs(config.loader_batch_size)}
+    hidden = ("shards", "out", "work", "trace")
+    found: Record = {
+        "config": {name: value for name, value in asdict(config).items() if name not in hidden},
+        "images": len(rows),
+        "size": shards.size,
+        "mean_jpeg_bytes": round(np.mean([len(jpeg) for jpeg in shards.jpegs(rows[:: max(1, len(rows) // 1000)])])),
+        "failed": "",  # why loaders or scaling, though asked for, are missing
+    }
     with joined_ranks(config.device) as ranks:
         if config.training or config.trace:
-            _measure_training(config, ranks, parts)
+            _measure_training(config, ranks, found)
             training.free_gpu_memory()  # for what is measured next, in other processes
     try:
-        _measure_loaders(config, shards.size, ranks.device.type, parts)
+        _measure_loaders(config, shards.size, ranks.device.type, found)
     except UserError as error:
-        parts["failed"] = str(error)
-    hidden = ("shards", "out", "work", "trace")
-    found = Record(
-        **environment(),
-        config={name: value for name, value in asdict(config).items() if name not in hidden},
-        images=len(rows),
-        size=shards.size,
-        mean_jpeg_bytes=round(np.mean(lengths)),
-        seconds=round(time.perf_counter() - begin, 1),
-        **parts,
-    )
-    print("\n".join(throughput(found)))
-    write(Path(config.out), asdict(found))
-    if found.failed:
-        raise UserError(f"{found.failed}; what was measured before is kept in {config.out}")
+        found["failed"] = str(error)
+    found["seconds"] = round(time.perf_counter() - begin, 1)
+    print("\n".join(throughput(write(Path(config.out), found))))
+    if found["failed"]:
+        raise UserError(f"{found['failed']}; what was measured before is kept in {config.out}")
 
 
-def _measure_training(config: ThroughputConfig, ranks: Ranks, parts: dict[str, Any]) -> None:
-    """Put limits and training into `parts`, as far as they are asked for; and write the trace."""
+def _measure_training(config: ThroughputConfig, ranks: Ranks, found: Record) -> None:
+    """Put limits and training into `found`, as far as they are asked for; and write the trace."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"--shards={config.shards}", f"--device={config.device}"]
+        words = with_recipe([f"--backbone={config.backbone}", f"--shards={config.shards}"], config.backbone)
+        words += [f"--device={config.device}", f"--out={folder}", "--weights=none", "--log-every=0", "--resume=never"]
+        words += ["--epochs=1000"]  # more than any measurement takes: the schedule must not end
         words += [f"--batch-size={config.batch_size}"] if config.batch_size else []
-        recipe = training.train_config(words, config.backbone, Path(folder))
+        recipe = parse(TrainConfig, words, prog="train.py", description="")
         recipe = replace(recipe, speed=config.speed, loader=config.loader)
         if config.autotune:
             tune(recipe, ranks)
         if config.training:
             say("measuring the machine's limits")
-            reached = limits.limits(ranks.device, chosen_dtype(recipe.precision, ranks.device))
+            found["limits"] = limits.limits(ranks.device, chosen_dtype(recipe.precision, ranks.device))
             training.free_gpu_memory()
             say(f"measuring the training step of {config.backbone}")
             with open_run(recipe, ranks) as run:
-                found = training.measured(run, reached, rounds=config.rounds, seconds=config.seconds)
-            parts |= {"limits": reached, "training": found}
+                reached, rounds, seconds = found["limits"], config.rounds, config.seconds
+                found["training"] = training.measured(run, reached, rounds=rounds, seconds=seconds)
         if config.trace:
             say(f"tracing steps of {config.backbone}")
             with open_run(recipe, ranks) as run:  # another one: what profiles may slow what is measured
@@ -143,13 +139,11 @@ def _measure_training(config: ThroughputConfig, ranks: Ranks, parts: dict[str, A
         if config.training and config.plain:
             say("timing the plain trainer")
             training.free_gpu_memory()
-            layout = bool(found.speed["channels_last"])
-            speed, failed = trainer.plain_speed(recipe, Path(folder), ranks.device, layout)
-            parts["training"] = replace(found, plain_images_per_s=speed, plain_failed=failed)
+            found["training"] |= trainer.plain_speed(recipe, Path(folder), ranks.device)
 
 
-def _measure_loaders(config: ThroughputConfig, size: int, device: str, parts: dict[str, Any]) -> None:
-    """Put loaders, noise and scaling into `parts`, as far as they are asked for. Raises UserError where ours fails."""
+def _measure_loaders(config: ThroughputConfig, size: int, device: str, found: Record) -> None:
+    """Put loaders, noise and scaling into `found`, as far as they are asked for. Raises UserError where ours fails."""
     if config.peers == "off" and not config.scaling:
         return
     say(f"preparing what peers read in {config.work}")
@@ -159,9 +153,9 @@ def _measure_loaders(config: ThroughputConfig, size: int, device: str, parts: di
     turns: dict[str, Any] = {"rounds": config.rounds, "seconds": config.seconds, "say": say}
     if config.peers != "off":
         workloads = WORKLOADS if config.workloads == "both" else (config.workloads,)
-        parts["loaders"], parts["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
+        found["loaders"], found["noise"] = compared(place, peers=config.peers, workloads=workloads, **turns)
     if config.scaling:
-        parts["scaling"] = sweeps(place, Sizes.up_to(threads), **turns)
+        found["scaling"] = sweeps(place, Sizes.up_to(threads), **turns)
 
 
 def say(line: str) -> None:

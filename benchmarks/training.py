@@ -7,90 +7,82 @@ feeds it. resident is measured twice in each round, as a control.
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice, repeat
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from benchmarks.limits import roofline
-from benchmarks.record import TrainingFigures
+from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
-from configs.cli import parse, with_recipe
-from configs.schema import TrainConfig
-from engine.precision import chosen_dtype
 from engine.run import Run
 from loaders.batch import TENSORS, Batch
 from loaders.meter import LoadReport, WaitMeter
 from loaders.verdict import Feed, verdict
 
-_EPOCHS = 1000  # more than any measurement takes: the schedule must not end
 _REPLAYED = 8  # batches kept
 _FEWEST = 3  # steps of a turn
 _AGAIN = "resident again"
 Use = Callable[[Batch], object]
 
 
-def train_config(words: Sequence[str], backbone: str, out: Path) -> TrainConfig:
-    """The recipe of the backbone with `words` on top, from random weights, for as long as a measurement takes."""
-    words = with_recipe([f"--backbone={backbone}", *words, f"--out={out}"], backbone)
-    words += ["--weights=none", f"--epochs={_EPOCHS}", "--log-every=0", "--resume=never"]
-    return parse(TrainConfig, words, prog="train.py", description="")
-
-
-def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float) -> TrainingFigures:
+def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float) -> Record:
     """Images/s of each way over the rounds, what bounds the run, and what the step makes of the machine's `limits`.
 
-    `seconds` is about what is timed of each turn.
+    `seconds` is about what is timed of each turn. noise: the A/A control; saturation: real / replayed, and its 90 %
+    interval; contention: replayed / resident; utilisation: share of the time that steps took, by CUDA events on a GPU,
+    else by the wait for batches; stage_us: microseconds per image in the loader's threads.
     """
-    config, device = run.config, run.ranks.device
+    config = run.config
     run.trainer.model.train()
     rates, reports, batch = _rates(run, rounds, seconds)
+    again = rates.pop(_AGAIN)
     medians, kept = {name: median(found) for name, found in rates.items()}, ratios(rates["real"], rates["replayed"])
+    low, high = interval(kept)
     feed = Feed(
         kept=median(kept),
-        interval=interval(kept),
+        interval=(low, high),
         loader_alone=medians["loader"] / medians["replayed"],
         stage_us={name: round(median(each.stage_us[name] for each in reports), 1) for name in reports[0].stage_us},
         placement=run.data.loader.placement,
         cache=config.loader.cache,
-        on_gpu=device.type == "cuda",
+        on_gpu=run.ranks.device.type == "cuda",
     )
     real, replayed, loader = (_rate(medians[name]) for name in ("real", "replayed", "loader"))
-    low, high = interval(kept)
     figures = (
         f"{real} images/s, and {replayed} without data loading (ratio {feed.kept:.2f}, 90 % interval {low:.2f} to "
+        f"{high:.2f}); the loader alone makes {loader}"
     )
-    figures += f"{high:.2f}); the loader alone makes {loader}"
-    peak = torch.cuda.max_memory_reserved() if feed.on_gpu else 0  # before the roofline, which takes a step of its own
-    dtype = chosen_dtype(config.precision, device)
-    return TrainingFigures(
-        backbone=config.backbone,
-        batch_size=config.batch_size,
-        placement=feed.placement,
-        cache=feed.cache,
-        speed=asdict(run.trainer.speed),
-        images_per_s={name: spread(found) for name, found in rates.items() if name != _AGAIN},
-        noise=noise(rates["resident"], rates[_AGAIN]),
-        saturation=spread(kept),
-        interval=(low, high),
-        contention=spread(ratios(rates["replayed"], rates["resident"])),
-        utilisation=spread([1 - (each.waiting if each.gpu_idle is None else each.gpu_idle) for each in reports]),
-        stage_us=feed.stage_us,
-        bound=feed.bound,
-        verdict=verdict(feed, figures),
-        roofline=roofline(run.trainer.model, batch, dtype, medians["resident"], limits),
-        peak_gpu_gib=round(peak / 2**30, 2) if feed.on_gpu else None,
-    )
+    return {
+        "backbone": config.backbone,
+        "batch_size": config.batch_size,
+        "placement": feed.placement,
+        "cache": feed.cache,
+        "speed": asdict(run.trainer.speed),
+        "images_per_s": {name: spread(found) for name, found in rates.items()},
+        "noise": noise(rates["resident"], again),
+        "saturation": spread(kept),
+        "interval": (low, high),
+        "contention": spread(ratios(rates["replayed"], rates["resident"])),
+        "utilisation": spread([1 - (each.waiting if each.gpu_idle is None else each.gpu_idle) for each in reports]),
+        "stage_us": feed.stage_us,
+        "bound": feed.bound,
+        "verdict": verdict(feed, figures),
+        "roofline": roofline(run.trainer.model, batch, medians["resident"], limits),
+        "peak_gpu_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if feed.on_gpu else None,
+    }
 
 
 def _rates(run: Run, rounds: int, seconds: float) -> tuple[dict[str, list[float]], list[LoadReport], Batch]:
     """Images/s of each way in each round, a report for each round of the real stream, and a real batch."""
     stream, reports = run.data.stream, list[LoadReport]()
     run.trainer.step(next(stream))
-    kept = [_copied(batch) for batch in islice(stream, _REPLAYED)]
+    kept = [  # in memory of their own: the stream's may be written again
+        replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
+        for batch in islice(stream, _REPLAYED)
+    ]
     noisy = replace(kept[0], image=torch.randint_like(kept[0].image, 256))
     ahead = run.config.loader.prefetch + 2  # batches that were made before the turn began
 
@@ -105,11 +97,6 @@ def _rates(run: Run, rounds: int, seconds: float) -> tuple[dict[str, list[float]
         "real": way(lambda: _watched(run, stream, reports), ahead),
     }
     return in_turns(ways, rounds), reports, kept[0]
-
-
-def _copied(batch: Batch) -> Batch:
-    """A batch of its own memory: the stream's may be written again."""
-    return replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
 
 
 def _watched(run: Run, stream: Iterator[Batch], reports: list[LoadReport]) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from benchmarks.record import RESULTS, environment, write
+from benchmarks.record import RESULTS, write
 from report import demo
 
 if __name__ == "__main__":
@@ -15,4 +15,4 @@ if __name__ == "__main__":
         "the training never sees; image_ and meta_ members see only that input; covered is the share of the way from "
         "0.5 to the best possible AUC, which the true logit has"
     )
-    write(RESULTS / "demo.json", {"what": what, **environment(), **results})
+    write(RESULTS / "demo.json", {"what": what, **results})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.record import RESULTS, environment, write
+from benchmarks.record import RESULTS, write
 
 SHARDS, RUNS, EPOCHS = "shards/sample", "runs/sample", 10
 
@@ -43,7 +43,6 @@ def main(isic: str) -> None:
     record = {
         "what": "A small biased part of the ISIC images, tiny from random weights at 256 px, AUC of the held-out fold "
         "after the last epoch: it compares systems with each other and says nothing of clinical use",
-        **environment(),
         "epochs": EPOCHS,
         "train_rows": len(train_rows),
         "train_melanomas": int((train_rows["target"] == 1).sum()),

@@ -3,16 +3,16 @@
 import re
 from pathlib import Path
 
-from benchmarks.results import other_records, page, throughput_records, with_table
+from benchmarks.results import all_records, page, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_figures_are_those_of_the_records() -> None:
-    records, others = throughput_records(), other_records()
-    assert with_table(README, records, others) == README
-    assert page(records, others) == (ROOT / "RESULTS.md").read_text()
+    records = all_records()
+    assert with_table(README, records) == README
+    assert page(records) == (ROOT / "RESULTS.md").read_text()
 
 
 def test_the_plots_of_the_results_exist() -> None:

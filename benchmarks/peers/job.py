@@ -55,9 +55,8 @@ class Job:
         """The JPEGs of the training images and their targets."""
         lines = [line.split(",") for line in (Path(self.data) / "table.csv").read_text().splitlines()]
         key, target = (lines[0].index(name) for name in ("key", "target"))
-        return [f"{self.data}/images/{line[key]}.jpg" for line in lines[1:]], [
-            float(line[target]) for line in lines[1:]
-        ]
+        paths = [f"{self.data}/images/{line[key]}.jpg" for line in lines[1:]]
+        return paths, [float(line[target]) for line in lines[1:]]
 
     def tars(self) -> list[str]:
         """The shards that hold training images."""

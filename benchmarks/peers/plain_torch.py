@@ -55,15 +55,8 @@ class Net(nn.Module):
     def __init__(self, backbone: str, meta_features: int) -> None:
         super().__init__()
         self.backbone = timm.create_model(backbone, num_classes=0)
-        self.meta = nn.Sequential(
-            nn.Linear(meta_features, 512),
-            nn.BatchNorm1d(512),
-            nn.SiLU(),
-            nn.Dropout(0.3),
-            nn.Linear(512, 128),
-            nn.BatchNorm1d(128),
-            nn.SiLU(),
-        )
+        first, second = (nn.Linear(meta_features, 512), nn.BatchNorm1d(512)), (nn.Linear(512, 128), nn.BatchNorm1d(128))
+        self.meta = nn.Sequential(*first, nn.SiLU(), nn.Dropout(0.3), *second, nn.SiLU())
         self.dropouts = nn.ModuleList([nn.Dropout(0.5) for _ in range(5)])
         self.head = nn.Linear(self.backbone.head_hidden_size + 128, 1)
 
@@ -96,11 +89,10 @@ def transforms(backbone: str, seed: int) -> tuple[A.Compose, A.Compose]:
 
 def optimizer_and_schedule(net: nn.Module, args: argparse.Namespace, steps: int) -> tuple[Any, Any]:
     """AdamW without decay on vectors; one warm-up epoch, then a cosine, by step."""
-    groups = [
-        {"params": [weight for weight in net.parameters() if weight.ndim >= 2], "weight_decay": 0.01},
-        {"params": [weight for weight in net.parameters() if weight.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr)
+    matrices = [weight for weight in net.parameters() if weight.ndim >= 2]
+    vectors = [weight for weight in net.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.01)
 
     def factor(step: int) -> float:
         if step < steps:
@@ -119,15 +111,14 @@ def main() -> None:
     table = pd.read_csv(args.data / "table.csv")
     held_out = table[table["fold"] == args.fold]
     train_transform, eval_transform = transforms(args.backbone, args.seed)
-    options = {"batch_size": args.batch_size, "num_workers": args.workers, "pin_memory": device.type == "cuda"}
-    options["persistent_workers"] = args.workers > 0
+    options = {"batch_size": args.batch_size, "num_workers": args.workers, "persistent_workers": args.workers > 0}
+    options["pin_memory"] = device.type == "cuda"
     train_set = Lesions(table[table["fold"] != args.fold], args.data / "images", train_transform, training=True)
     eval_set = Lesions(held_out, args.data / "images", eval_transform, training=False)
     train_loader: DataLoader[Any] = DataLoader(train_set, shuffle=True, **options)
     eval_loader: DataLoader[Any] = DataLoader(eval_set, **options)
-    net = Net(args.backbone, train_set.meta.shape[1]).to(device)
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    net = net.to(memory_format=layout)
+    layout = torch.channels_last if args.amp else torch.contiguous_format
+    net = Net(args.backbone, train_set.meta.shape[1]).to(device, memory_format=layout)
     optimizer, schedule = optimizer_and_schedule(net, args, len(train_loader))
     positives = float(train_set.target.sum())
     criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor((len(train_set) - positives) / positives, device=device))
@@ -159,16 +150,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The reference recipe in plain torch.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--backbone", default="test_efficientnet.r160_in1k", help="a timm name")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--amp", action="store_true", help="bf16 autocast")
-    parser.add_argument("--channels-last", action="store_true")
+    defaults = {"backbone": "test_efficientnet.r160_in1k", "fold": 0, "epochs": 15, "batch-size": 64, "lr": 3e-3}
+    defaults |= {"seed": 0, "workers": 2, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--amp", action="store_true", help="bf16 autocast, channels_last")
     return parser.parse_args()
 
 

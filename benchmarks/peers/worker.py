@@ -2,9 +2,8 @@
 
     python -m benchmarks.peers.worker ADAPTER JOB [prepare]
 
-The first line says that all is imported. The order "open" gives the seconds to the first batch and what it holds; the
-order "SECONDS" consumes the stream for that long and gives what was seen. With prepare it only writes the peer's own
-format. benchmarks/process.py is the other end. Runs in every peer's own environment.
+The first line says that all is imported; "open" takes the first batch, "SECONDS" consumes the stream for that long.
+With prepare it only writes the peer's own format. benchmarks/process.py is the other end.
 """
 
 import importlib
@@ -19,8 +18,8 @@ from typing import Any
 
 from benchmarks.peers.job import Job
 
-_PACKAGES = ("torch", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "albumentations", "webdataset")
-_PACKAGES += ("nvidia-dali-cuda130", "ffcv", "litdata", "mosaicml-streaming", "spdl")
+_PACKAGES = """torch numpy pillow simplejpeg opencv-python-headless albumentations webdataset nvidia-dali-cuda130 ffcv
+litdata mosaicml-streaming spdl"""
 _FEWEST = 4  # steady batches of a turn, however slow
 
 
@@ -36,13 +35,12 @@ def main() -> None:
         job.own.mkdir(parents=True, exist_ok=True)
         adapter.prepare(job)
         return
+    stream = batches(adapter.epochs(job), job)
     print(json.dumps({"imported": True}), file=answers, flush=True)
-    stream = None
     for order in sys.stdin:
-        if stream is None:
+        if order == "open\n":
             begin = time.perf_counter()
-            stream = Stream(adapter.epochs(job), job)
-            images = stream.next()
+            images, _ = next(stream)
             answer = {
                 "first_batch_s": time.perf_counter() - begin,
                 "contract": " ".join(adapter.__doc__.split()),
@@ -50,14 +48,14 @@ def main() -> None:
                 "wrong": wrong(images, job),
             }
         else:
-            answer = stream.turn(float(order))
+            answer = turn(stream, job, float(order))
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def versions() -> dict[str, str]:
     """Of what may do a loader's work, as far as this environment has it."""
     found = {}
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
@@ -72,51 +70,39 @@ def wrong(images: Any, job: Job) -> str:
     return "" if found == agreed else f"hands over {found}, not {agreed}"
 
 
-class Stream:
-    """Batches of endless epochs, each with the moment it came."""
+def batches(epochs: Any, job: Job) -> Iterator[tuple[Any, bool]]:
+    """Of endless epochs: images, on the device, and whether they are the first of their epoch."""
+    for epoch in epochs:
+        first = True
+        for images, _ in epoch:
+            if job.pin and not isinstance(images, range) and not images.is_cuda:
+                images = images.to("cuda", non_blocking=True)
+            yield images, first
+            first = False
 
-    def __init__(self, epochs: Any, job: Job) -> None:
-        self._job = job
-        self._first = True
-        self._batches = self._over(epochs)
 
-    def _over(self, epochs: Any) -> Iterator[Any]:
-        for epoch in epochs:
-            self._first = True
-            for images, _ in epoch:
-                yield images
+def turn(stream: Iterator[tuple[Any, bool]], job: Job, seconds: float) -> dict[str, Any]:
+    """Consume the stream until `seconds` of it were steady, or four times as long where epochs are too short.
 
-    def next(self) -> Any:
-        """The next batch's images, on the device."""
-        images = next(self._batches)
-        if self._job.pin and not isinstance(images, range) and not images.is_cuda:
-            images = images.to("cuda", non_blocking=True)
-        return images
+    Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
+    """
+    left_out = margin(job.threads)
+    moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
+    while len(moments) <= left_out + _FEWEST or (enough < seconds and moments[-1] - moments[left_out] < 4 * seconds):
+        images, first = next(stream)
+        counts.append(len(images))
+        moments.append(time.perf_counter())
+        if first and len(moments) > 2:
+            starts.append(len(moments) - 1)
+        if len(moments) - (starts[-1] if starts else 0) > left_out + 1:
+            enough += moments[-1] - moments[-2]
+    if job.pin:
+        import torch
 
-    def turn(self, seconds: float) -> dict[str, Any]:
-        """Consume the stream until `seconds` of it were steady, or four times as long where epochs are too short.
-
-        Returns images and seconds of the steady part, and for each epoch that began, the wait for its first batch.
-        """
-        left_out = margin(self._job.threads)
-        moments, counts, starts, enough = [time.perf_counter()], [0], [], 0.0
-        while len(moments) <= left_out + _FEWEST or (
-            enough < seconds and moments[-1] - moments[left_out] < 4 * seconds
-        ):
-            self._first = False
-            counts.append(len(self.next()))
-            moments.append(time.perf_counter())
-            if self._first and len(moments) > 2:
-                starts.append(len(moments) - 1)
-            if len(moments) - (starts[-1] if starts else 0) > left_out + 1:
-                enough += moments[-1] - moments[-2]
-        if self._job.pin:
-            import torch
-
-            torch.cuda.current_stream().synchronize()  # batches that are made ahead may go on
-            moments[-1] = time.perf_counter()
-        waits = [moments[start] - moments[start - 1] for start in starts]
-        return {**steady(moments, counts, starts, left_out), "consumed": sum(counts), "epoch_waits_s": waits}
+        torch.cuda.current_stream().synchronize()  # batches that are made ahead may go on
+        moments[-1] = time.perf_counter()
+    waits = [moments[start] - moments[start - 1] for start in starts]
+    return {**steady(moments, counts, starts, left_out), "consumed": sum(counts), "epoch_waits_s": waits}
 
 
 def margin(threads: int) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from reference import reference_samples
 
-from benchmarks.contenders import LIMIT, PEERS, Contender, Setup, ours, setup
+from benchmarks.comparison import LIMIT, PEERS, Contender, ours, setup
+from benchmarks.peers.job import Job
 from configs.errors import UserError
 from loaders.shards import ShardSet
 
@@ -39,19 +40,19 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+def place(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     work = tmp_path_factory.mktemp("setup")
     return setup(shard_folder, work, size=64, device="cpu", batch_size=BATCH, threads=2)
 
 
-def epochs(place: Setup, some: list[Contender], workload: str) -> dict[str, Any]:
+def epochs(place: Job, some: list[Contender], workload: str) -> dict[str, Any]:
     """Pictures and targets of one epoch of each, by name."""
     jobs = []
     for contender in some:
-        place.prepare(contender)
-        out = place.work / f"{len(jobs)}{workload}{contender.environment}.npz"
-        jobs.append((contender.name, contender.adapter, asdict(place.job(contender, workload)), str(out)))
-    script = place.work / "epoch.py"
+        contender.prepare(place)
+        out = place.own / f"{len(jobs)}{workload}{contender.environment}.npz"
+        jobs.append((contender.name, contender.adapter, asdict(contender.job(place, workload)), str(out)))
+    script = place.own / "epoch.py"
     script.write_text(EPOCH)
     words = [some[0].python(), str(script), json.dumps(jobs)]
     done = subprocess.run(
@@ -90,7 +91,7 @@ def reference(shard_folder: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_all_of_this_environment_give_every_picture_once_flipped(place: Setup, shard_folder: Path) -> None:
+def test_all_of_this_environment_give_every_picture_once_flipped(place: Job, shard_folder: Path) -> None:
     stored, targets = reference(shard_folder)
     some = [contender for contender in PEERS if not contender.environment and contender.adapter != "dali_reader"]
     some += [
@@ -107,7 +108,7 @@ def test_all_of_this_environment_give_every_picture_once_flipped(place: Setup, s
         assert len(set(seen)) > 100, contender.name
 
 
-def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Setup, shard_folder: Path) -> None:
+def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Job, shard_folder: Path) -> None:
     stored, _ = reference(shard_folder)
     some = [
         contender
@@ -124,7 +125,7 @@ def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Se
 @pytest.mark.parametrize(
     "contender", [contender for contender in PEERS if contender.environment], ids=lambda contender: contender.name
 )
-def test_those_of_other_environments_give_every_picture(contender: Contender, place: Setup, shard_folder: Path) -> None:
+def test_those_of_other_environments_give_every_picture(contender: Contender, place: Job, shard_folder: Path) -> None:
     try:
         contender.python()
     except UserError as error:
@@ -135,8 +136,8 @@ def test_those_of_other_environments_give_every_picture(contender: Contender, pl
 
 
 def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("benchmarks.contenders.ROOT", tmp_path)
-    peer = Contender(name="x", adapter="ffcv_loader", environment="ffcv")
+    monkeypatch.setattr("benchmarks.comparison.ROOT", tmp_path)
+    peer = Contender("x", "ffcv_loader", environment="ffcv")
     with pytest.raises(UserError, match=r"it is not installed \(benchmarks/peers/install.sh ffcv\)"):
         peer.python()
     (tmp_path / ".peers").mkdir()

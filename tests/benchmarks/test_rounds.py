@@ -7,15 +7,14 @@ import pytest
 from scipy.stats import bootstrap
 
 from benchmarks.peers.job import Job
-from benchmarks.peers.worker import Stream, margin, steady
-from benchmarks.rounds import Spread, in_turns, is_tie, noise, ratios, spread
+from benchmarks.peers.worker import batches, margin, steady, turn
+from benchmarks.rounds import in_turns, is_tie, noise, ratios, spread
 
 MARGIN = 5
 
 
 def test_a_spread_is_the_median_with_the_range() -> None:
-    assert spread([3.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=3.0)
-    assert spread([3.0, 1.0, 2.0]).words(1) == "2.0 (1.0 to 3.0)"
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -74,7 +73,7 @@ def test_a_turn_ends_on_a_set_of_which_an_epoch_has_few_batches() -> None:
             yield [(range(10), None)] * 3
 
     job = Job(shards="", data="", folder="", threads=2)
-    seen = Stream(epochs(), job).turn(0.02)
+    seen = turn(batches(epochs(), job), job, 0.02)
     assert seen["seconds"] >= 0.02
     assert seen["images"] == seen["consumed"] - 10 * margin(2)
     assert len(seen["epoch_waits_s"]) > 5
