@@ -13,6 +13,7 @@ from configs.prep import PrepConfig
 from prep.build import build
 
 ROOT = Path(__file__).resolve().parents[1]
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
 SITES_2020 = ("torso", "head/neck", "lower extremity", "")
 SITES_2019 = ("anterior torso", "head/neck", "lateral torso", "")
 
@@ -78,9 +79,8 @@ def write_isic2019(folder: Path, train: int) -> Path:
 def pytest_configure() -> None:
     """Give each of pytest-xdist's workers a core of its own: threads that compete for cores take ten times as long."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    if worker and CORES:
+        os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
         torch.set_num_threads(1)
 
 
