@@ -1,6 +1,7 @@
 """Small data that the tests share: made once per session, never changed by a test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def pytest_configure() -> None:
     if worker and CORES:
         os.sched_setaffinity(0, {sorted(CORES)[int(worker.removeprefix("gw")) % len(CORES)]})
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_cores_for_benchmarks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare loaders on all cores; FFCV hangs on one."""
+    if not CORES or request.path.parent.name != "benchmarks":
+        yield
+        return
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, pinned)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -148,6 +148,7 @@ run_command(train.main)
 """
 
 
+@pytest.mark.long
 def test_early_stopping_is_decided_once_for_all_ranks(shard_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(RANKS_DISAGREE.format(root=str(ROOT)))

@@ -71,7 +71,7 @@ def uninterrupted(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out / "tiny" / "fold2"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_run_killed_and_stopped_at_random_steps_ends_like_an_uninterrupted_one(
     seed: int, shard_folder: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
@@ -111,6 +111,7 @@ def _stopped(*_: object) -> None:
     raise Stopped
 
 
+@pytest.mark.long
 def test_one_two_and_three_ranks_evaluate_a_checkpoint_alike(
     unevaluated: Path, shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ run_command(train.main)
 """
 
 
+@pytest.mark.long
 def test_a_killed_rank_ends_the_job_and_its_restart_continues(shard_folder: Path, tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=6, act="os.kill(os.getpid(), signal.SIGKILL)"))
@@ -200,6 +202,7 @@ def test_a_killed_rank_ends_the_job_and_its_restart_continues(shard_folder: Path
     assert len(epoch_lines(tmp_path / "tiny" / "fold0")) == 1
 
 
+@pytest.mark.long
 def test_the_error_of_one_rank_ends_all_of_them(shard_folder: Path, tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=3, act="raise UserError('this rank fails')"))

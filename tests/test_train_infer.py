@@ -223,7 +223,9 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "set"
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone", ["efficientnet_b1", *(pytest.param(name, marks=pytest.mark.long) for name in BACKBONES[1:])]
+)
 def test_each_backbone_trains_two_steps_and_infers_on_eight_images(backbone: str, eight: Path, tmp_path: Path) -> None:
     words = ["--backbone", backbone, "--shards", str(eight), "--out", str(tmp_path / "runs")]
     train.main([*words, "--weights", "none", "--batch-size", "4", "--epochs", "1"])

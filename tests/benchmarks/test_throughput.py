@@ -162,6 +162,7 @@ def test_the_operations_of_a_model_are_the_published_ones() -> None:
     assert model.training
 
 
+@pytest.mark.long
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
     sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))

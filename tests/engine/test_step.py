@@ -82,6 +82,7 @@ def test_loss_scaling_scales_the_gradients_alone() -> None:
     assert_the_same({name: 8 * value for name, value in once.items()}, gradients(model), 1e-6)
 
 
+@pytest.mark.long
 def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     model, step = network("cpu", inputs="meta")  # the branch that compiles in seconds
     before = {name: value.clone() for name, value in model.state_dict().items()}
