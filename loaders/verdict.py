@@ -28,13 +28,13 @@ class Feed:
     def bound(self) -> Bound:
         """What bounds the run.
 
-        tie: the interval holds 1, so that data costs nothing that was measured; step: data costs little; loader: it
-        cannot make as many images alone as the step takes, or how many is unknown; sharing: it can, but not beside the
+        tie: the interval holds 1, so that data costs nothing that was measured; step: data costs little, or no image is
+        loaded (a metadata-only model waits for its batches' rows alone, which no setting speeds up); loader: it cannot make as many images alone as the step takes, or how many is unknown; sharing: it can, but not beside the
         step, with which it shares cores or the GPU.
         """
         if self.interval is not None and self.interval[0] <= 1 <= self.interval[1]:
             return "tie"
-        if 1 - self.kept < _NOTABLE:
+        if 1 - self.kept < _NOTABLE or not any(self.stage_us.values()):
             return "step"
         return "sharing" if self.loader_alone is not None and self.loader_alone > 1 else "loader"
 

@@ -25,6 +25,7 @@ GPU: dict[str, Any] = {"placement": "dali-gpu", "on_gpu": True}
         ({"kept": 0.97, "interval": (0.96, 0.98)}, "step", "data kept up: FIGURES; the training step bounds this run"),
         ({"kept": 1.02, "interval": (1.01, 1.03)}, "step", "data kept up"),
         ({"interval": None, "loader_alone": None}, "loader", "data bounds this run"),
+        ({"interval": None, "stage_us": dict.fromkeys(FEED.stage_us, 0.0)}, "step", "data kept up"),
     ],
 )
 def test_the_verdict_follows_from_the_rates(changes: dict[str, Any], bound: str, said: str) -> None:
