@@ -12,7 +12,7 @@ test: .venv/.done
 	.venv/bin/python -m pytest -n auto --dist loadfile -m "not long"
 
 test-long: .venv/.done
-	.venv/bin/python -m pytest -m long
+	.venv/bin/python -m pytest -n auto --dist loadfile -m long
 
 lint: .venv/.done
 	.venv/bin/ruff format --check .

@@ -29,7 +29,7 @@ ABLATIONS = ("image", "meta")
 
 def commands() -> list[str]:
     """The command lines of the demo, in their order."""
-    train = "train.py --config configs/tiny.yaml --shards demo/shards"
+    train = "train.py --config configs/tiny.yaml --shards demo/shards --epochs 6"
     return [
         "prep/synthetic.py --out demo/data --train 3000 --test 3000",
         "prep/shard.py --isic2020 demo/data/2020 --isic2019 demo/data/2019 --size 64 --out demo/shards",

@@ -17,7 +17,7 @@ _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}
 
 
 def print_table(configs: list[TrainConfig]) -> None:
-    """Print the AUC of each held-out fold after its last epoch, and each backbone's mean and pooled out-of-fold AUC."""
+    """Print the AUC of each held-out fold after its last epoch, and the mean, sd and pooled AUC by backbone."""
     table = Table(title="held-out folds, after the last epoch (which patience may have chosen)", title_justify="left")
     for heading in ("backbone", "fold", "epochs", *_COLUMNS):
         table.add_column(heading, justify="left" if heading == "backbone" else "right")
@@ -28,8 +28,9 @@ def print_table(configs: list[TrainConfig]) -> None:
             aucs = [_formatted(line[name]) for name in _COLUMNS.values()]
             table.add_row(backbone, str(fold), str(line["epoch"] + 1), *aucs)
         if len(folders) > 1:
-            spread = [_spread([line[name] for line in lines.values()]) for name in _COLUMNS.values()]
-            table.add_row(backbone, "mean", "", *spread)
+            values = [[line[name] for line in lines.values() if line[name] is not None] for name in _COLUMNS.values()]
+            for name, of in (("mean", mean), ("sd", stdev)):
+                table.add_row(backbone, name, "", *(_formatted(of(known) if known[1:] else None) for known in values))
             table.add_row(backbone, "pooled", "", *_pooled(list(folders.values())), end_section=True)
     Console().print(table)
 
@@ -38,11 +39,6 @@ def _pooled(folders: list[Path]) -> list[str]:
     rows = pa.concat_tables(pq.read_table(folder / OOF) for folder in folders)
     aucs = source_aucs(rows["target"], rows["pred_last"], rows["source"])
     return [_formatted(aucs[name]) for name in ("merged", "2020", "2019")]
-
-
-def _spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.4f} ± {stdev(known):.4f}" if len(known) > 1 else _formatted(known[0] if known else None)
 
 
 def _formatted(value: float | None) -> str:

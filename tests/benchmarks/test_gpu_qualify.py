@@ -74,7 +74,7 @@ def qualify(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.long
 def test_every_step_runs_at_toy_size_and_only_once(tmp_path: Path) -> None:
     words, work = (str(tmp_path / "out"), "--dry"), str(tmp_path / "work")
-    first = qualify(*words, WORK=work)
+    first = qualify(*words, WORK=work, OMP_NUM_THREADS="1")
     assert first.returncode == 0, first.stdout + first.stderr
     steps = [line.split("\t") for line in (tmp_path / "out" / "steps.tsv").read_text().splitlines()]
     names = ["synthetic", "shard", "tests", "step_tiny", "epoch", "fold", "loaders", "loaders_flips", "autotuned"]
