@@ -29,8 +29,8 @@ class Feed:
         """What bounds the run.
 
         tie: the interval holds 1, so that data costs nothing that was measured; step: data costs little, or no image is
-        loaded (a metadata-only model waits for its batches' rows alone, which no setting speeds up); loader: it cannot make as many images alone as the step takes, or how many is unknown; sharing: it can, but not beside the
-        step, with which it shares cores or the GPU.
+        loaded at all (a metadata-only model); loader: it cannot make as many images alone as the step takes, or how
+        many is unknown; sharing: it can, but not beside the step, with which it shares cores or the GPU.
         """
         if self.interval is not None and self.interval[0] <= 1 <= self.interval[1]:
             return "tie"
