@@ -29,8 +29,9 @@ def print_table(configs: list[TrainConfig]) -> None:
             table.add_row(backbone, str(fold), str(line["epoch"] + 1), *aucs)
         if len(folders) > 1:
             values = [[line[name] for line in lines.values() if line[name] is not None] for name in _COLUMNS.values()]
-            for name, of in (("mean", mean), ("sd", stdev)):
-                table.add_row(backbone, name, "", *(_formatted(of(known) if known[1:] else None) for known in values))
+            for name, of, least in (("mean", mean, 1), ("sd", stdev, 2)):
+                cells = [_formatted(of(known) if len(known) >= least else None) for known in values]
+                table.add_row(backbone, name, "", *cells)
             table.add_row(backbone, "pooled", "", *_pooled(list(folders.values())), end_section=True)
     Console().print(table)
 
