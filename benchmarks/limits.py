@@ -56,18 +56,14 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return min(found)
 
 
-def roofline(model: torch.nn.Module, batch: Batch, images_per_s: float, reached: dict[str, Spread]) -> dict[str, float]:
-    """What an image costs a training step, and what share of the machine's limits that reaches.
+def of_matrix_product(model: torch.nn.Module, batch: Batch, images_per_s: float, reached: dict[str, Spread]) -> float:
+    """The share of a matrix product's speed (`limits`) that training reaches at this many images/s.
 
-    parameters_m: millions; gflop: operations (10^9) per image, three times those of the forward pass, because torch's
-    counter forgets the groups of a convolution in its backward; of_matrix_product: as a share of `limits`.
+    Three times the operations of the forward pass, because torch's counter forgets the groups of a convolution in its
+    backward.
     """
     gflop = 3 * forward_gflop(model, batch.image[:1], batch.meta[:1])
-    return {
-        "parameters_m": round(sum(weight.numel() for weight in model.parameters()) / 1e6, 3),
-        "gflop": round(gflop, 4),
-        "of_matrix_product": round(gflop * images_per_s / reached["matrix_tflops"]["median"] / 1e3, 4),
-    }
+    return round(gflop * images_per_s / reached["matrix_tflops"]["median"] / 1e3, 4)
 
 
 def forward_gflop(model: torch.nn.Module, image: torch.Tensor, meta: torch.Tensor) -> float:

@@ -29,7 +29,7 @@ _COLUMNS = {
     "of ours": "of_ours",
     "first batch, s": "first_batch_s",
     "epoch's end, ms": "epoch_wait_ms",
-    "CPU per image, us": "cpu_us",
+    "CPU per image, microseconds": "cpu_us",
     "memory, MiB": "memory_mib",
     "disk, MiB": "disk_mib",
 }
@@ -37,8 +37,7 @@ _SWEEPS = {
     "threads": ("threads", "images/s"),
     "ranks": ("ranks, which share the cores", "images/s in all"),
     "batch": ("images per batch", "ms per batch"),
-    "size": ("thousand pixels per image", "us per image"),
-    "samples": ("samples in the set", "us per image"),
+    "samples": ("samples in the set", "microseconds per image"),
 }
 _OTHERS = {
     "trainer": "Our trainer beside a plain one",
@@ -168,8 +167,8 @@ def _scaling(sweeps: list[Record]) -> list[str]:
         "",
         "### How it grows",
         "",
-        "Our default, full augmentation, one thing varied. Sizes are of synthetic images; large sets repeat the "
-        "samples of the small one, so that only the index grows.",
+        "Our default, full augmentation, one thing varied. Large sets repeat the samples of the small one, so that "
+        "only the index grows.",
         "",
         *_table(["varied", "measured", "memory, MiB", "first batch after opening, s"], rows),
     ]

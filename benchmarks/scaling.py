@@ -1,8 +1,6 @@
-"""How our stream grows: with threads, ranks, batch, image size and samples. One thing is varied, the rest stays."""
+"""How our stream grows: with threads, ranks, batch and samples. One thing is varied, the rest stays."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +13,8 @@ import pyarrow.parquet as pq
 from benchmarks.comparison import ours
 from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
-from benchmarks.record import ROOT, Record
+from benchmarks.record import Record
 from benchmarks.rounds import in_turns, spread
-from configs.errors import UserError
 from prep.files import written_whole
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 
@@ -31,8 +28,6 @@ class Sizes:
     threads: Sequence[int]
     ranks: Sequence[int]
     batch: Sequence[int] = (16, 32, 64, 128, 256, 512)
-    edge: Sequence[int] = (128, 192, 256, 384, 512)
-    edge_images: int = 1500
     samples: Sequence[int] = (5_000, 50_000, 250_000, 1_000_000)
 
     @classmethod
@@ -49,7 +44,6 @@ def sweeps(common: Job, sizes: Sizes, *, rounds: int, seconds: float, say: Calla
         "threads": {x: [replace(job, threads=x)] for x in sizes.threads},
         "ranks": {x: _ranks(job, x) for x in sizes.ranks},
         "batch": {x: [replace(job, batch_size=x)] for x in sizes.batch},
-        "size": {x**2 / 1000: [_of_size(job, common.own, x, sizes.edge_images)] for x in sizes.edge},
         "samples": {x: [replace(job, shards=str(repeated(common, x)))] for x in sizes.samples},
     }
     found = []
@@ -92,19 +86,6 @@ def _ranks(job: Job, ranks: int) -> list[Job]:
     batch_size = max(min(16, job.batch_size), job.batch_size // ranks)
     job = replace(job, threads=max(1, job.threads // ranks), batch_size=batch_size)
     return [replace(job, options={**job.options, "rank": rank, "world_size": ranks}) for rank in range(ranks)]
-
-
-def _of_size(job: Job, work: Path, edge: int, images: int) -> Job:
-    """The job on synthetic images of another size, made once."""
-    data, shards = work / f"synthetic{edge}", work / f"shards{edge}"
-    made = ["prep/synthetic.py", "--out", f"{data}", "--train", f"{images}", "--test", f"{max(10, images // 20)}"]
-    packed = ["prep/shard.py", "--isic2020", f"{data}/2020", "--isic2019", f"{data}/2019", "--out", f"{shards}"]
-    for words in [] if (shards / MANIFEST).is_file() else [made, packed]:
-        words = [sys.executable, *words, "--size", f"{edge}"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"{' '.join(words)} failed: {done.stderr[-300:]}")
-    return replace(job, shards=str(shards), size=edge)
 
 
 def repeated(common: Job, samples: int) -> Path:

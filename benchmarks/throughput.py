@@ -51,7 +51,7 @@ class ThroughputConfig:
     workloads: Literal["full", "flips", "both"] = "full"
     """What the loaders do: the whole augmentation, flips alone, or both."""
     scaling: bool = False
-    """Whether to measure how our stream grows with threads, ranks, batch, image size and samples: some minutes."""
+    """Whether to measure how our stream grows with threads, ranks, batch and samples: some minutes."""
     plain: bool = False
     """Whether to time the plain trainer (benchmarks/peers/plain_torch.py) too."""
     autotune: bool = False

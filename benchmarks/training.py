@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.limits import roofline
+from benchmarks.limits import of_matrix_product
 from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
 from engine.run import Run
@@ -70,7 +70,7 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         "stage_us": feed.stage_us,
         "bound": feed.bound,
         "verdict": verdict(feed, figures),
-        "roofline": roofline(run.trainer.model, batch, medians["resident"], limits),
+        "of_matrix_product": of_matrix_product(run.trainer.model, batch, medians["resident"], limits),
         "peak_gpu_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if feed.on_gpu else None,
     }
 

@@ -74,7 +74,7 @@ def test_the_record_has_every_part_and_reads_back(lab: Path) -> None:
     assert found["noise"]["full"] > 0
     assert {"matrix_tflops", "memory_gb_per_s"} <= set(found["limits"])
     assert all(limit["median"] > 0 for limit in found["limits"].values())
-    assert all(value > 0 for value in found["training"]["roofline"].values())
+    assert found["training"]["of_matrix_product"] > 0
     by_name = {loader["name"]: loader for loader in found["loaders"]}
     ours, again, limit = (by_name[name] for name in (OURS, AGAIN, LIMIT.name))
     assert ours["of_ours"]["median"] == limit["of_limit"]["median"] == 1.0
@@ -165,9 +165,9 @@ def test_the_operations_of_a_model_are_the_published_ones() -> None:
 @pytest.mark.long
 def test_sweeps_measure_every_point(shard_folder: Path, tmp_path: Path) -> None:
     place = setup(shard_folder, tmp_path, size=64, device="cpu", batch_size=8, threads=2)
-    sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), edge=(32,), edge_images=100, samples=(200, 500))
+    sizes = scaling.Sizes(threads=(1,), ranks=(2,), batch=(2, 4), samples=(200, 500))
     found = scaling.sweeps(place, sizes, rounds=1, seconds=0.02, say=lambda _: None)
-    assert [sweep["name"] for sweep in found] == ["threads", "ranks", "batch", "size", "samples"]
+    assert [sweep["name"] for sweep in found] == ["threads", "ranks", "batch", "samples"]
     assert [[point["x"] for point in sweep["points"]] for sweep in found] == [[1], [2], [2, 4], [1.024], [200, 500]]
     assert all(point["y"]["median"] > 0 and point["memory_mib"] for sweep in found for point in sweep["points"])
     large, small = ShardSet(tmp_path / place.own.name / "repeated500"), ShardSet(shard_folder)
