@@ -3,7 +3,6 @@
 import io
 import struct
 import threading
-import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -13,11 +12,15 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from configs.prep import Fit, Subsampling
+from prep.quiet import no_warnings
 
 Pixels = npt.NDArray[np.uint8]
 
 THUMB = 32
 """Edge of the thumbnail, in pixels."""
+MAX_PIXELS = 100_000_000
+"""Pixels that an image may have: four times the largest original of ISIC (6000 x 4000), and 300 MB when decoded. The
+libraries alone would accept 179 million (Pillow) or four billion (libjpeg-turbo), for a file of a few bytes."""
 # The thumbnail is made from a decode of at least this edge, so that duplicates and folds are the same for every --size.
 _LOOK = 256
 _FORMATS = ("JPEG", "PNG", "BMP")
@@ -38,6 +41,7 @@ _BASELINE = 0xC0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TELLING = frozenset({0xE1, 0xEE})
 _BARE = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xDB)})
+_TOO_MANY = f"pixels: more than the {MAX_PIXELS:,} accepted"
 _memory = threading.local()
 
 
@@ -117,9 +121,11 @@ def _read_header(data: bytes) -> _Header:
     if frame is not None and not telling:
         bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
         if bits == 8 and channels == 3 and width and height:
+            _require_size(width, height)
             return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with no_warnings, Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _require_size(image.width, image.height)  # first: getexif decodes a PNG
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
             straight = image.mode == "RGB" and orientation not in _UPRIGHT and image.info.get("adobe_transform") != 0
             return _Header(
@@ -132,9 +138,19 @@ def _read_header(data: bytes) -> _Header:
             )
     except UnidentifiedImageError as error:
         raise BadImageError("not an image, or none of JPEG, PNG and BMP") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too many {_TOO_MANY}") from error
+    except BadImageError:
+        raise
     # Pillow raises many types of errors on broken headers; all mean the same here.
     except Exception as error:
         raise BadImageError(f"unreadable header: {_line(error)}") from error
+
+
+def _require_size(width: int, height: int) -> None:
+    """Raise BadImageError where the header says more than MAX_PIXELS, before memory is taken for them."""
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width:,} x {height:,} {_TOO_MANY}")
 
 
 def _frame(data: bytes) -> tuple[int | None, bool]:
@@ -188,7 +204,7 @@ def _decode_other(data: bytes, header: _Header) -> Pixels:
     if header.mode.startswith(("I", "F")):
         raise BadImageError(f"more than 8 bits a channel (mode {header.mode}): save it with 8")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with no_warnings, Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return np.asarray(image.convert("RGB"), dtype=np.uint8)
     except Exception as error:
         raise BadImageError(_line(error)) from error

@@ -1,12 +1,14 @@
 import csv
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 from conftest import picture
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from configs.prep import Fit
 from prep import images
@@ -192,3 +194,61 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason(spoilt: str) -> None:
     }[spoilt]
     with pytest.raises(BadImageError, match=r"\w"):
         store_image(data, size=32)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG whose header says so many pixels and whose data are empty."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def jpeg(width: int, height: int, before: bytes = b"") -> bytes:
+    """The headers of a JPEG of so many pixels, up to its first scan."""
+    components = bytes([1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0])
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + components
+    scan = b"\xff\xda" + struct.pack(">H", 12) + bytes([3, 1, 0, 2, 0x11, 3, 0x11, 0, 63, 0])
+    return b"\xff\xd8" + before + frame + scan
+
+
+def bmp(width: int, height: int) -> bytes:
+    """The headers of a BMP of so many pixels."""
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, *(0,) * 6)
+
+
+ADOBE = b"\xff\xee" + struct.pack(">H", 14) + b"Adobe" + bytes([0, 100, 0, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg(60_000, 60_000),
+        jpeg(60_000, 60_000, ADOBE),
+        jpeg(10_001, 10_000, ADOBE),
+        png(20_000, 20_000),
+        png(12_000, 9_000),
+        bmp(20_000, 20_000),
+        bmp(10_001, 10_000),
+    ],
+)
+def test_a_bomb_is_refused_by_its_header_alone(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(BadImageError, match="pixels: more than the 100,000,000 accepted"):
+        store_image(data, size=64)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+def test_an_image_of_just_as_many_pixels_as_are_accepted_is_taken(
+    format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 70 * 60)
+    file, larger = io.BytesIO(), io.BytesIO()
+    Image.fromarray(picture(0, 70, 60)).save(file, format_)
+    Image.fromarray(picture(0, 70, 61)).save(larger, format_)
+    assert store_image(file.getvalue(), size=32).width == 70
+    with pytest.raises(BadImageError, match="70 x 61 pixels: more than"):
+        store_image(larger.getvalue(), size=32)
