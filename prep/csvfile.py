@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -41,22 +42,33 @@ def read_csv(
     return rows
 
 
-def require_rows(good: pd.Series, shown: pd.Series, csv: Path, column: str, wanted: str) -> None:
-    """Raise UserError with the first row that is not `good`; the index of `shown` is that of `read_csv`."""
+def require_rows(good: pd.Series, shown: pd.Series, csv: Path | None, column: str, wanted: str) -> None:
+    """Raise UserError with the first row that is not `good`; the index of `shown` is that of `read_csv`.
+
+    Without a `csv` the column is an option of the command line.
+    """
     bad = np.flatnonzero(~good.to_numpy(dtype=bool))
     if len(bad):
         line, value = shown.index[bad[0]] + 2, shown.iloc[bad[0]]
+        if csv is None:
+            raise UserError(f"--{column} {value}: wanted {wanted}")
         raise UserError(f"{csv} line {line}, column {column}: {value!r}, wanted {wanted} ({len(bad)} such rows)")
 
 
 def words(
-    rows: pd.DataFrame, name: str, known: Sequence[str], csv: Path, synonyms: Mapping[str, str] | None = None
+    rows: pd.DataFrame, name: str, known: Sequence[str], csv: Path | None, synonyms: Mapping[str, str] | None = None
 ) -> pd.Series:
-    """Column `name` in lower case, each value one of `known` after `synonyms`; "unknown" is missing."""
-    values = rows[name]
-    lowered = values.str.lower().replace(dict(synonyms or {}))
+    """Column `name` in lower case, each value one of `known` after `synonyms`; "unknown" is missing.
+
+    Raises UserError as `require_rows`, with the known word that resembles the value.
+    """
+    values, synonyms = rows[name], dict(synonyms or {})
+    lowered = values.str.lower().replace(synonyms)
     lowered = lowered.mask(lowered == "unknown")
-    require_rows(lowered.isna() | lowered.isin(known), values, csv, rows.attrs.get(name, name), " or ".join(known))
+    good, wanted = lowered.isna() | lowered.isin(known), " or ".join(known)
+    for nearest in get_close_matches(next(iter(lowered[~good]), ""), [*known, *synonyms], n=1):
+        wanted += f", perhaps {nearest}"
+    require_rows(good, values, csv, rows.attrs.get(name, name), wanted)
     return lowered
 
 
@@ -68,7 +80,7 @@ def whole_numbers(rows: pd.DataFrame, name: str, known: Sequence[int], csv: Path
     return numbers.astype("int64")
 
 
-def ages(rows: pd.DataFrame, name: str, csv: Path) -> pd.Series:
+def ages(rows: pd.DataFrame, name: str, csv: Path | None) -> pd.Series:
     """Column `name` in years as float64 [N], NaN where missing."""
     years = pd.to_numeric(rows[name], errors="coerce")
     good = rows[name].isna() | years.between(0, 120)

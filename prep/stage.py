@@ -9,7 +9,8 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ import numpy as np
 from configs.prep import Fit, PrepConfig, Subsampling
 from prep.files import read_bytes, written_whole
 from prep.fingerprint import are_flat, perceptual_hashes
-from prep.images import THUMB, BadImageError, store_image
+from prep.images import THUMB, BadImageError, StoredImage, store_image
 
 STAGER = 1
 """Version of what this module makes of an image file: raise it with every change of the bytes."""
@@ -56,6 +57,11 @@ class Encoding:
         """The part of a configuration that decides how an image is stored."""
         return cls(size=config.size, fit=config.fit, quality=config.quality, subsampling=config.subsampling)
 
+    @classmethod
+    def from_described(cls, described: Mapping[str, Any]) -> Self:
+        """The settings in what `described` returned, which a manifest keeps as its encoder."""
+        return cls(**{setting.name: described[setting.name] for setting in fields(cls)})
+
     def described(self) -> dict[str, Any]:
         """The settings, and the versions of the libraries that decide the bytes."""
         libraries = {name: version(name) for name in ("simplejpeg", "pillow", "opencv-python-headless")}
@@ -75,6 +81,15 @@ class StageTask:
         return hashlib.sha256(json.dumps([self.encoding.described(), self.files]).encode()).hexdigest()
 
 
+def read_image(path: str | Path, encoding: Encoding) -> tuple[bytes, StoredImage]:
+    """An image file as found, and as it is stored. Raises BadImageError, also where the file cannot be read."""
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror}") from error
+    return data, store_image(data, **vars(encoding))
+
+
 def stage_chunk(task: StageTask) -> int:
     """Make the chunk, or find it made; returns its number of images. Unusable images are left out, with the reason."""
     digest = task.digest()
@@ -82,16 +97,13 @@ def stage_chunk(task: StageTask) -> int:
         return len(task.files)
     records = np.zeros(len(task.files), dtype=RECORD)
     thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
-    encoding = asdict(task.encoding)
     offset = 0
     with written_whole(Path(f"{task.stem}.jpgs")) as out:
         for number, (path, _, _) in enumerate(task.files):
             try:
-                data = read_bytes(path)
-                image = store_image(data, **encoding)
-            except (BadImageError, OSError) as error:
-                reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-                records["reason"][number] = reason
+                data, image = read_image(path, task.encoding)
+            except BadImageError as error:
+                records["reason"][number] = str(error)
                 continue
             out.write(image.jpeg)
             thumbs[number] = image.thumb

@@ -19,6 +19,14 @@ from prep.csvfile import NAME, ages, read_csv, require_rows, whole_numbers, word
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
+KEY = {"image_name": ["image_name", "image", "isic_id"]}
+"""Our names of columns -> the headers they have in the tables; also PATIENT and PERSON."""
+PATIENT = {"patient_id": ["patient_id", "patient"]}
+PERSON = {
+    "sex": ["sex"],
+    "age_approx": ["age_approx", "age"],
+    "site": ["anatom_site_general_challenge", "anatom_site_general", "site"],
+}
 UNNAMED = "not in the master table"
 """Why a training row is left out: a master table does not name it."""
 OUTSIDE = 0
@@ -26,14 +34,7 @@ OUTSIDE = 0
 
 _TORSO = {f"{side} torso": "torso" for side in ("anterior", "posterior", "lateral")}
 _CLASSES_OF_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
-_KEY = {"image_name": ["image_name", "image", "isic_id"]}
-_PATIENT = {"patient_id": ["patient_id", "patient"]}
 _LESION = {"lesion_id": ["lesion_id", "lesion"]}
-_PERSON = {
-    "sex": ["sex"],
-    "age_approx": ["age_approx", "age"],
-    "site": ["anatom_site_general_challenge", "anatom_site_general", "site"],
-}
 _LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 
 
@@ -67,16 +68,16 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
     csv = layout.find_table(folder, layout.TRAIN_2020)
     if csv is None:
         raise UserError(f"{folder} holds no ISIC 2020 tables: wanted one of {', '.join(layout.TRAIN_2020)}")
-    train = read_csv(csv, _KEY | _PATIENT | _PERSON | _LABEL | _LESION, optional=["lesion_id"])
+    train = read_csv(csv, KEY | PATIENT | PERSON | _LABEL | _LESION, optional=["lesion_id"])
     images = layout.pictures_folder(folder, layout.TRAIN_PICTURES_2020)
     parts = [_typed(train, csv, source=2020, split="train", folder=images)]
     lesions = layout.find_table(folder, layout.LESIONS_2020)
     if lesions is not None and lesions != csv:
-        known = read_csv(lesions, _KEY | _LESION).set_index("image_name")["lesion_id"]
+        known = read_csv(lesions, KEY | _LESION).set_index("image_name")["lesion_id"]
         parts[0]["lesion"] = parts[0]["lesion"].fillna(parts[0]["key"].map(known))
     test_csv = layout.find_table(folder, layout.TEST_2020)
     if test_csv is not None:
-        test = read_csv(test_csv, _KEY | _PATIENT | _PERSON)
+        test = read_csv(test_csv, KEY | PATIENT | PERSON)
         images = layout.pictures_folder(folder, layout.TEST_PICTURES_2020)
         parts.append(_typed(test, test_csv, source=2020, split="test", folder=images))
     return parts
@@ -91,9 +92,9 @@ def read_2019(folder: Path) -> pd.DataFrame:
     resized = layout.find_table(folder, layout.RESIZED_2019)
     if csv is None and resized is not None:
         if meta_csv is None:
-            rows = read_csv(resized, _KEY | _LESION | _PERSON | _LABEL)
+            rows = read_csv(resized, KEY | _LESION | PERSON | _LABEL)
         else:
-            rows = read_csv(resized, _KEY | _PERSON | _LABEL)
+            rows = read_csv(resized, KEY | PERSON | _LABEL)
             lesions = read_csv(meta_csv, {"image": ["image"]} | _LESION).set_index("image")["lesion_id"]
             full = rows["image_name"].where(rows["image_name"].isin(lesions.index), rows["image_name"] + "_downsampled")
             known = f"an image of {meta_csv.name}"
@@ -102,7 +103,7 @@ def read_2019(folder: Path) -> pd.DataFrame:
         return _typed(rows, resized, source=2019, split="train", folder=images)
     csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
     truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
-    meta = read_csv(meta_csv, {"image": ["image"]} | _PERSON | _LESION)
+    meta = read_csv(meta_csv, {"image": ["image"]} | PERSON | _LESION)
     onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce")
     sound = onehot.isin((0, 1)).all(axis=1) & (onehot.sum(axis=1) == 1)
     require_rows(sound, truth["image"], csv, "MEL..UNK", "a single 1 in every row")
@@ -127,12 +128,12 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
         csv = found[0]
     place = {"target": ["target"], "year": ["year"], "filepath": ["filepath"]}
     if table is None:
-        rows = read_csv(csv, _KEY | place | _PATIENT | _LESION | _PERSON | _LABEL, optional=["diagnosis"])
+        rows = read_csv(csv, KEY | place | PATIENT | _LESION | PERSON | _LABEL, optional=["diagnosis"])
         years = whole_numbers(rows, "year", (2019, 2020), csv)
         joined = _typed(rows, csv, source=years, split="train", folder=None)
         joined["file"] = _paths(rows["filepath"], csv)
         return joined
-    rows = read_csv(csv, _KEY | place)
+    rows = read_csv(csv, KEY | place)
     targets = whole_numbers(rows, "target", (0, 1), csv)
     years = whole_numbers(rows, "year", (2019, 2020), csv)
     train = table[table["split"] == "train"].set_index("key")
@@ -151,8 +152,8 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
 def read_extra(csv: Path, split: str) -> pd.DataFrame:
     """An outside set's table: image (a path relative to the CSV, or the name of an image below its folder) and target,
     optionally group, diagnosis, sex, age and site; `split` is train or extra."""
-    columns = {"image": ["image", *_KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
-    columns |= {"diagnosis": ["diagnosis"]} | _PERSON
+    columns = {"image": ["image", *KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
+    columns |= {"diagnosis": ["diagnosis"]} | PERSON
     optional = [name for name in columns if name not in ("image", "target")]
     rows = read_csv(csv, columns, optional, pattern=".+")
     paths = rows["image"].map(lambda name: str(csv.parent / name))
@@ -175,10 +176,22 @@ def read_duplicate_pairs(isic2020: str | Path | None) -> pd.DataFrame:
     return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, pattern=None)
 
 
+def typed_person(rows: pd.DataFrame, csv: Path | None) -> pd.DataFrame:
+    """sex, age (years) and site of rows with the columns of PERSON, missing where they are; `csv` as in `words`."""
+    return pd.DataFrame(
+        {
+            "sex": words(rows, "sex", SEXES, csv),
+            "age": ages(rows, "age_approx", csv),
+            "site": words(rows, "site", SITES, csv, synonyms=_TORSO),
+        }
+    )
+
+
 def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
     """Rows under the names of `read_csv` -> the columns of this module's table."""
     missing = pd.Series(np.nan, index=rows.index, dtype="str")
     target = whole_numbers(rows, "target", (0, 1), csv) if "target" in rows else pd.Series(-1, index=rows.index)
+    facts = typed_person(rows, csv)
     return pd.DataFrame(
         {
             "key": rows["image_name"],
@@ -188,9 +201,9 @@ def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str
             "diagnosis": rows.get("diagnosis", missing).astype("str"),
             "patient": rows.get("patient_id", missing).astype("str"),
             "lesion": rows.get("lesion_id", missing).astype("str"),
-            "sex": words(rows, "sex", SEXES, csv),
-            "age": ages(rows, "age_approx", csv),
-            "site": words(rows, "site", SITES, csv, synonyms=_TORSO),
+            "sex": facts["sex"],
+            "age": facts["age"],
+            "site": facts["site"],
             "folder": missing if folder is None else folder,
             "file": missing,
             "left_out": missing,
