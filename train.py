@@ -3,9 +3,11 @@
     python train.py --backbone tiny --fold 0
     torchrun --nproc-per-node 2 train.py --shards shards/isic --backbone resnest50 --fold 0
     python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all
+    python train.py --backbone efficientnet_b1 --fold none --epochs 12
 
 Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, training_curves.png, config.yaml and
-TensorBoard events. After Ctrl-C, SIGTERM or a crash, the same command continues from the last saved step.
+TensorBoard events; with --fold none, which trains on all folds, neither best.pt nor oof.parquet. After Ctrl-C, SIGTERM
+or a crash, the same command continues from the last saved step.
 """
 
 from __future__ import annotations
@@ -86,12 +88,14 @@ def train_epoch(run: Run) -> tuple[dict[str, float], str]:
 def summary(
     config: TrainConfig, epoch: int, trained: dict[str, float], metrics: dict[str, float], *, best: bool
 ) -> str:
-    """The line that reports an epoch to the user."""
-    sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
+    """The line that reports an epoch to the user; `metrics` is empty if no fold is held out."""
+    judged = ""
+    if metrics:
+        sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
+        judged = f"val loss {metrics['loss']:.4f}  AUC {metrics['auc']:.4f} ({sources})  "
     return (
-        f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  val loss {metrics['loss']:.4f}  "
-        f"AUC {metrics['auc']:.4f} ({sources})  {trained['images_per_s']:,.0f} img/s  "
-        f"waiting {trained['waiting']:.0%}" + ("  best" if best else "")
+        f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  {judged}"
+        f"{trained['images_per_s']:,.0f} img/s  waiting {trained['waiting']:.0%}" + ("  best" if best else "")
     )
 
 

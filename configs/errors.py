@@ -21,7 +21,7 @@ def check(good: bool, name: str, value: object, remedy: str) -> None:
 
 
 def ranged(default: Number, *, low: float, high: float = inf) -> Number:
-    """A dataclass field for which `check_ranges` accepts `low` to `high`, both included."""
+    """A dataclass field for which `check_ranges` accepts `low` to `high`, both included, and None."""
     return field(default=default, metadata={"range": (low, high)})
 
 
@@ -32,4 +32,4 @@ def check_ranges(config: Any, section: str = "") -> None:
         if low is not None:
             value = getattr(config, setting.name)
             remedy = f"give {low} or more" if high == inf else f"give {low} to {high}"
-            check(low <= value <= high, section + setting.name, value, remedy)
+            check(value is None or low <= value <= high, section + setting.name, value, remedy)

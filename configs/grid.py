@@ -1,4 +1,4 @@
-"""One command line, several members: --backbone A B --fold 0 1, or --fold all."""
+"""One command line, several members: --backbone A B --fold 0 1 none, or --fold all."""
 
 import json
 from argparse import ArgumentParser
@@ -24,7 +24,7 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
         else:
             members = [
                 parse(TrainConfig, [*words, *fold], prog=prog, description=description)
-                for fold in ([[f"--fold={fold}"] for fold in folds] or [[]])
+                for fold in ([[_fold_option(fold)] for fold in folds] or [[]])
             ]
         # The result of --autotune for one fold applies to the others.
         configs += [members[0], *(replace(config, autotune=False) for config in members[1:])]
@@ -44,6 +44,13 @@ def _named(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         if values == []:
             raise UserError(f"--{option} needs a value: give one or more")
     return named.backbone or [], named.fold or [], rest
+
+
+def _fold_option(word: str) -> str:
+    """The option that parses as the fold `word`: a number, or none, which YAML calls null."""
+    if word != "none" and not word.removeprefix("-").isdecimal():
+        raise UserError(f"--fold {word} is no fold: give numbers or none, or all by itself")
+    return f"--fold={word}".replace("none", "null")
 
 
 def _folds_of(shards: Path) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from loaders.shards import ShardSet
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The training rows and the held-out rows of a fold, int64, and how the ranks share their batches.
+    """The training rows and the held-out rows of a fold, int64, and how the ranks share the batches of the former.
 
     positive_weight: weight of a melanoma in the loss.
     """
@@ -28,7 +28,6 @@ class Samples:
     train_rows: Indices
     fold_rows: Indices
     partition: Partition
-    fold_partition: Partition
     positive_weight: float
 
 
@@ -48,8 +47,9 @@ class Data:
 
     def fold_batches(self) -> Iterator[Batch]:
         """The batches of the held-out fold; every rank gets the same number of them."""
-        samples = self.samples
-        return self.loader.eval_batches(samples.fold_rows, samples.fold_partition, meta=self.config.model.meta)
+        rows = self.samples.fold_rows
+        partition = replace(self.samples.partition, samples=len(rows))
+        return self.loader.eval_batches(rows, partition, meta=[self.config.model.meta])
 
 
 @contextmanager
@@ -61,18 +61,20 @@ def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
         fold_rows, train_rows = shards.fold_rows(config.fold), shards.train_rows(config.fold)
         if config.train_sources != "all":
             train_rows = train_rows[shards.source[train_rows] == int(config.train_sources)]
-        partition, fold_partition = _partition(train_rows, config, ranks), _partition(fold_rows, config, ranks)
+        partition = Partition(
+            samples=len(train_rows), batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size
+        )
         _check_batch(config, ranks, partition.local_batch_size)
-        year = config.monitor.removeprefix("auc_")
-        monitored = fold_rows[shards.source[fold_rows] == int(year)] if year.isdigit() else fold_rows
-        _balance(shards, monitored, f"the held-out rows of fold {config.fold}")
-        balance = _balance(shards, train_rows, f"the training rows of fold {config.fold}")
+        if config.fold is not None:
+            year = config.monitor.removeprefix("auc_")
+            monitored = fold_rows[shards.source[fold_rows] == int(year)] if year.isdigit() else fold_rows
+            _balance(shards, monitored, f"the held-out rows of fold {config.fold}")
+        balance = _balance(shards, train_rows, f"the training rows of fold {config.fold_word}")
         yield Samples(
             shards=shards,
             train_rows=train_rows,
             fold_rows=fold_rows,
             partition=partition,
-            fold_partition=fold_partition,
             positive_weight=config.optim.positive_weight or balance,
         )
 
@@ -101,10 +103,6 @@ def open_data(
             first_step=state.step,
         )
         yield Data(config=config, samples=samples, loader=loader, stream=stream)
-
-
-def _partition(rows: Indices, config: TrainConfig, ranks: Ranks) -> Partition:
-    return Partition(samples=len(rows), batch_size=config.batch_size, rank=ranks.rank, world_size=ranks.world_size)
 
 
 def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:

@@ -23,12 +23,12 @@ _PACKAGES = (
 )
 
 
-CURVES = "training_curves.png"
+SETTINGS, CURVES = "config.yaml", "training_curves.png"
 
 
 def member_folder(config: TrainConfig) -> Path:
-    """OUT/BACKBONE/foldK."""
-    return Path(config.out) / config.backbone / f"fold{config.fold}"
+    """OUT/BACKBONE/foldK, or foldnone."""
+    return Path(config.out) / config.backbone / f"fold{config.fold_word}"
 
 
 def epoch_lines(folder: Path) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class Records:
     def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"config": asdict(config), "facts": facts, "versions": versions()}
-        with written_whole(folder / "config.yaml") as file:
+        with written_whole(folder / SETTINGS) as file:
             file.write(yaml.safe_dump(settings, sort_keys=False).encode())
         self._metrics = folder / "metrics.jsonl"
         self._board = Writer(str(folder))
@@ -94,7 +94,8 @@ class Records:
             if value is not None:
                 self._board.add_scalar(name, value, epoch)
         self._board.flush()
-        self._live.update(self._task, auc=f"{metrics['auc']:.4f}")
+        if "auc" in metrics:
+            self._live.update(self._task, auc=f"{metrics['auc']:.4f}")
 
     def step(self, epoch: int, step: int, total: int, figures: dict[str, float]) -> None:
         """Append the line of one step, number `step` of its epoch and `total` of the run (both from 1)."""

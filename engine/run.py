@@ -48,8 +48,13 @@ class Run:
         """The progress of the epoch that the state is in."""
         return EpochProgress(self.config, self.ranks, self.state, self.data, self.records)
 
-    def validate(self) -> tuple[Predictions, dict[str, float]]:
-        """Predict the held-out fold and compute its metrics. Raises Stopped, and UserError if predictions are NaN."""
+    def validate(self) -> tuple[Predictions | None, dict[str, float]]:
+        """Predict the held-out fold and compute its metrics; (None, {}) if no fold is held out.
+
+        Raises Stopped, and UserError if predictions are NaN.
+        """
+        if self.config.fold is None:
+            return None, {}
         trainer, ranks = self.trainer, self.ranks
         for model in {id(one): one for one in (trainer.model, trainer.judged_model)}.values():
             ranks.share_buffers(model)
@@ -65,19 +70,21 @@ class Run:
             )
         return predictions, validation_figures(predictions, self.data.samples.shards)
 
-    def end_epoch(self, predictions: Predictions, metrics: dict[str, float]) -> bool:
+    def end_epoch(self, predictions: Predictions | None, metrics: dict[str, float]) -> bool:
         """Record and save the epoch, and best.pt if it is the best one so far; returns whether it is.
 
-        The first rank's metric decides on every rank, so that all of them stop after the same epoch.
+        The first rank's metric decides on every rank, so that all of them stop after the same epoch. Without
+        predictions no epoch is judged, and all epochs are trained.
         """
         config, state = self.config, self.state
-        epoch = state.epoch
-        score = self.ranks.share_from_first(metrics[config.monitor])
-        best = state.judge(score, lower_is_better=config.monitor == "loss")
-        stale = epoch - state.best_epoch
+        epoch, best, stale = state.epoch, False, False
+        if predictions is not None:
+            score = self.ranks.share_from_first(metrics[config.monitor])
+            best = state.judge(score, lower_is_better=config.monitor == "loss")
+            stale = 0 < config.patience <= epoch - state.best_epoch
         if self.records is not None:
             self.records.epoch(epoch, metrics)
-        state.end_epoch(finished=epoch + 1 == config.epochs or 0 < config.patience <= stale)
+        state.end_epoch(finished=stale or epoch + 1 == config.epochs)
         # last.pt first: it records which epoch was the best, and best.pt can be rebuilt from it.
         saved = self.save(predictions)
         if best and saved:
@@ -98,8 +105,8 @@ class Run:
         return content
 
     def write_results(self) -> None:
-        """Write oof.parquet, from last.pt and best.pt."""
-        if self.ranks.first:
+        """Write oof.parquet, from last.pt and best.pt, if a fold is held out."""
+        if self.ranks.first and self.config.fold is not None:
             write_oof(self.folder, self.data.samples.shards)
 
     def say(self, line: str) -> None:
@@ -127,7 +134,7 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
         saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
         if saved is None or not saved["finished"]:
             return None
-        if not (folder / OOF).is_file():
+        if config.fold is not None and not (folder / OOF).is_file():
             write_oof(folder, ShardSet(Path(config.shards)))
         return RunState.at(saved, torch.device("cpu"), 1).best_words(config.monitor)
 

@@ -12,8 +12,9 @@ class RunState:
     """The position of a run and its best epoch so far.
 
     epoch, step: the cursor, from 0; `step` steps of `epoch` have been consumed, all of them if only its evaluation is
-    left. best_epoch: -1 before the first evaluation; best_score: its validation metric. loss_sum: float64 scalar on
-    the device, the sum of this rank's losses in the epoch. finished: whether the last epoch has been evaluated.
+    left. best_epoch: -1 before the first evaluation, and always without a held-out fold; best_score: its validation
+    metric. loss_sum: float64 scalar on the device, the sum of this rank's losses in the epoch. finished: whether the
+    last epoch is over, and evaluated if a fold is held out.
     """
 
     loss_sum: Tensor
@@ -39,7 +40,9 @@ class RunState:
         return bool(self.epoch or self.step)
 
     def best_words(self, monitor: str) -> str:
-        """The best value of the metric `monitor` so far and its epoch, for the user."""
+        """The best value of the metric `monitor` so far and its epoch, for the user; or that no fold is held out."""
+        if self.best_epoch < 0:
+            return f"epoch {self.epoch}, no fold held out"
         return f"best {monitor} {self.best_score:.4f} in epoch {self.best_epoch + 1}"
 
     def values(self) -> dict[str, Any]:

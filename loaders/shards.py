@@ -76,13 +76,20 @@ class ShardSet:
                 pa.default_memory_pool().release_unused()
             return self._meta[kind]
 
-    def train_rows(self, fold: int) -> Indices:
-        """Row numbers of the training samples outside `fold`. Raises UserError if the set has no such fold."""
+    def train_rows(self, fold: int | None) -> Indices:
+        """Row numbers of the training samples outside `fold`, of all of them if it is None.
+
+        Raises UserError if the set has no such fold.
+        """
         self._require_fold(fold)
+        # To numpy no number equals None.
         return np.flatnonzero((self.fold >= 0) & (self.fold != fold))
 
-    def fold_rows(self, fold: int) -> Indices:
-        """Row numbers of the training samples held out in `fold`. Raises UserError if the set has no such fold."""
+    def fold_rows(self, fold: int | None) -> Indices:
+        """Row numbers of the training samples held out in `fold`, none if it is None.
+
+        Raises UserError if the set has no such fold.
+        """
         self._require_fold(fold)
         return np.flatnonzero(self.fold == fold)
 
@@ -125,8 +132,8 @@ class ShardSet:
                 self._contents[file] = memoryview(_mapped(self.folder / self._files[file]))
             return self._contents[file]
 
-    def _require_fold(self, fold: int) -> None:
-        if not 0 <= fold < self.folds:
+    def _require_fold(self, fold: int | None) -> None:
+        if fold is not None and not 0 <= fold < self.folds:
             raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {self.folds - 1}")
 
 

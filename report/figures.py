@@ -13,9 +13,9 @@ _AUCS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
 
 
 def member_curves(folder: Path, path: Path) -> None:
-    """Plot one member's training loss and validation AUCs by epoch, from the metrics.jsonl in `folder`."""
+    """Plot one member's training loss and any validation AUCs by epoch, from the metrics.jsonl in `folder`."""
     lines = epoch_lines(folder)
-    aucs = {label: _series(lines, name) for name, label in _AUCS.items()}
+    aucs = {label: _series(lines, name) for name, label in _AUCS.items() if name in lines[-1]}
     labelled = {f"{label} {values[-1]:.3f}": values for label, values in aucs.items()}
     _curves({"": _series(lines, "train_loss")}, labelled, "validation AUC; after the last epoch:", path)
 
@@ -32,16 +32,18 @@ def _series(lines: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def _curves(losses: dict[str, list[float]], aucs: dict[str, list[float]], title: str, path: Path) -> None:
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axis, curves, heading in ((left, losses, "training loss (weighted, smoothed)"), (right, aucs, title)):
+    panels = [(losses, "training loss (weighted, smoothed)"), *([(aucs, title)] if aucs else [])]
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (curves, heading) in zip(axes, panels, strict=True):
         for number, (name, values) in enumerate(curves.items()):
             colour = COLOURS[number % len(COLOURS)]
             axis.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=name)
         _finish(axis, heading)
         axis.set_xlabel("epoch", color=INK)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(frameon=False, fontsize=8)
+    if aucs:
+        axes[-1].legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

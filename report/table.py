@@ -17,22 +17,26 @@ _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}
 
 
 def print_table(configs: list[TrainConfig]) -> None:
-    """Print the AUC of each held-out fold after its last epoch, and the mean, sd and pooled AUC by backbone."""
+    """Print the AUC of each held-out fold after its last epoch, and the mean, sd and pooled AUC by backbone.
+
+    The row of a member without a held-out fold (none) has no AUC.
+    """
     table = Table(title="held-out folds, after the last epoch (which patience may have chosen)", title_justify="left")
     for heading in ("backbone", "fold", "epochs", *_COLUMNS):
         table.add_column(heading, justify="left" if heading == "backbone" else "right")
     for backbone in dict.fromkeys(config.backbone for config in configs):
-        folders = {config.fold: member_folder(config) for config in configs if config.backbone == backbone}
+        folders = {config.fold_word: member_folder(config) for config in configs if config.backbone == backbone}
         lines = {fold: epoch_lines(folder)[-1] for fold, folder in folders.items()}
         for fold, line in lines.items():
-            aucs = [_formatted(line[name]) for name in _COLUMNS.values()]
-            table.add_row(backbone, str(fold), str(line["epoch"] + 1), *aucs)
-        if len(folders) > 1:
-            values = [[line[name] for line in lines.values() if line[name] is not None] for name in _COLUMNS.values()]
+            aucs = [_formatted(line.get(name)) for name in _COLUMNS.values()]
+            table.add_row(backbone, fold, str(line["epoch"] + 1), *aucs)
+        judged = {fold: line for fold, line in lines.items() if fold != "none"}
+        if len(judged) > 1:
+            values = [[line[name] for line in judged.values() if line[name] is not None] for name in _COLUMNS.values()]
             for name, of, least in (("mean", mean, 1), ("sd", stdev, 2)):
                 cells = [_formatted(of(known) if len(known) >= least else None) for known in values]
                 table.add_row(backbone, name, "", *cells)
-            table.add_row(backbone, "pooled", "", *_pooled(list(folders.values())), end_section=True)
+            table.add_row(backbone, "pooled", "", *_pooled([folders[fold] for fold in judged]), end_section=True)
     Console().print(table)
 
 

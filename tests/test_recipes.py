@@ -1,5 +1,6 @@
 """Options beyond the reference recipe, on real shards."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from commands import ROOT, epoch_lines, must_torchrun, tiny
 from sklearn.metrics import roc_auc_score
 
@@ -27,7 +29,7 @@ CPU = torch.device("cpu")
 ALONE = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, device=CPU)
 
 
-def folder_of(out: Path, fold: int = 0) -> Path:
+def folder_of(out: Path, fold: int | str = 0) -> Path:
     return out / "tiny" / f"fold{fold}"
 
 
@@ -176,6 +178,52 @@ def test_a_grid_trains_what_is_left_and_ends_with_a_table(
         mean = np.mean([epoch_lines(folder)[-1]["auc"] for folder in members])
         assert f"{mean:.4f}" in output
         assert f"{roc_auc_score(oof['target'], oof['pred_last']):.4f}" in output, name
+
+
+def test_without_a_held_out_fold_all_training_rows_are_trained_on(shard_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        backbone="tiny", weights="none", shards=str(shard_folder), out=str(tmp_path), batch_size=16, fold=None
+    )
+    with open_run(config, ALONE) as run:
+        trained = torch.cat([batch.index[batch.valid] for batch in run.data.train_batches(run.state)])
+        shards = run.data.samples.shards
+        rows = shards.split_rows("train")
+        assert sorted(trained.tolist()) == rows.tolist()
+        assert run.data.samples.positive_weight == (shards.target[rows] == 0).sum() / (shards.target[rows] == 1).sum()
+
+
+def test_a_member_without_a_held_out_fold_is_its_last_checkpoint(
+    shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path, "none")
+    words = tiny(shard_folder, tmp_path, "--epochs", "3", "--patience", "1", "--fold", "none")
+    train.main(words)
+    assert capsys.readouterr().out.count("AUC") == 0
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.")}
+    assert names == {"last.pt", "metrics.jsonl", "training_curves.png", "config.yaml"}
+    lines = epoch_lines(folder)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert not {"auc", "auc_2019", "auc_2020", "loss"} & lines[-1].keys()
+    assert all(np.isfinite(line["train_loss"]) for line in lines)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["config"]["fold"] is None
+    saved = load_checkpoint(folder / "last.pt", CPU)
+    assert (saved["finished"], saved["epoch"], saved["config"]["fold"]) == (True, 3, None)
+    train.main(words)
+    assert "foldnone is finished (epoch 3, no fold held out): nothing to do" in capsys.readouterr().out
+
+
+def test_a_grid_leaves_the_member_without_a_held_out_fold_out_of_its_means(
+    shard_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "0", "none", "1"))
+    table = capsys.readouterr().out.split("held-out folds")[1]
+    rows = [re.findall(r"[^\s│]+", line) for line in table.splitlines() if "tiny" in line]
+    assert [row[1] for row in rows] == ["0", "none", "1", "mean", "sd", "pooled"]
+    assert rows[1] == ["tiny", "none", "1", "-", "-", "-"]
+    folders = [folder_of(tmp_path, fold) for fold in (0, 1)]
+    assert rows[3][2] == f"{np.mean([epoch_lines(folder)[-1]['auc'] for folder in folders]):.4f}"
+    oof = pd.concat([pd.read_parquet(folder / "oof.parquet") for folder in folders])
+    assert rows[5][2] == f"{roc_auc_score(oof['target'], oof['pred_last']):.4f}"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,12 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.data import Data
 from engine.interrupt import Stopped
 from engine.run import Run
+from engine.state import RunState
+from loaders.batch import Batch
 
 # 6 steps per epoch; every step's loss is logged, last.pt is also saved within the epoch; with a moving average.
 WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")
+ALL_FOLDS = ("--epochs", "2", "--fold", "none", "--log-every", "1", "--optim.ema", "0.9")
 
 
 def started(words: list[str]) -> subprocess.Popen[str]:
@@ -93,6 +97,46 @@ def test_a_run_killed_and_stopped_at_random_steps_ends_like_an_uninterrupted_one
     assert process.returncode == 0, output
     assert f"continuing after step {stopped[1]} of epoch {stopped[2]}" in output
     assert_same_run(uninterrupted, folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a held-out fold: two epochs of nine steps."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.distributed.usable_cores", lambda: 1)
+        train.main(tiny(shard_folder, out, *ALL_FOLDS))
+    return out / "tiny" / "foldnone"
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (1, 9)])
+def test_a_stopped_run_without_a_held_out_fold_ends_like_an_undisturbed_one(
+    epoch: int,
+    step: int,
+    shard_folder: Path,
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stopped within an epoch, and after the last step of all."""
+    original = Data.train_batches
+
+    def signalled(data: Data, state: RunState) -> Iterator[Batch]:
+        for batch in original(data, state):
+            if (state.epoch, state.step + 1) == (epoch, step):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    words = tiny(shard_folder, tmp_path, *ALL_FOLDS)
+    monkeypatch.setattr("engine.distributed.usable_cores", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Data, "train_batches", signalled)
+        train.main(words)
+    assert f"stopped by SIGTERM after step {step} of 9 in epoch {epoch + 1}" in capsys.readouterr().out
+    train.main(words)
+    assert f"continuing after step {step} of epoch {epoch + 1}" in capsys.readouterr().out
+    assert_same_run(undisturbed, tmp_path / "tiny" / "foldnone")
 
 
 @pytest.fixture(scope="module")

@@ -47,3 +47,9 @@ def test_a_table_of_many_row_groups_is_opened_as_one_of_a_single_group(shard_fol
     assert whole.split_rows("test").tolist() == np.flatnonzero(pc.equal(kept["split"], "test")).tolist()
     assert {CLASSES[number] for number in whole.diagnosis} >= {"MEL", "NV", "BCC"}
     assert len({*kept["shard"].to_pylist()}) > 4
+
+
+def test_no_held_out_fold_leaves_every_training_row_to_train_on(shard_folder: Path) -> None:
+    shards = ShardSet(shard_folder)
+    np.testing.assert_array_equal(shards.train_rows(None), shards.split_rows("train"))
+    assert shards.fold_rows(None).tolist() == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from report.figures import auc_bars, training_curves
+from report.figures import auc_bars, member_curves, training_curves
 
 
 def nonblank_pixels(path: Path) -> np.ndarray:
@@ -20,6 +20,15 @@ def test_curves_are_drawn_from_metrics_that_may_lack_an_auc(tmp_path: Path) -> N
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     training_curves({"tiny/fold0": tmp_path}, tmp_path / "curves.png")
     nonblank_pixels(tmp_path / "curves.png")
+
+
+def test_a_member_without_validation_has_the_curve_of_its_loss_alone(tmp_path: Path) -> None:
+    widths = []
+    for aucs in ("", ', "auc": 0.7, "auc_2019": 0.6, "auc_2020": 0.8'):
+        (tmp_path / "metrics.jsonl").write_text(f'{{"epoch": 0, "train_loss": 1.0{aucs}}}\n')
+        member_curves(tmp_path, tmp_path / "curves.png")
+        widths.append(nonblank_pixels(tmp_path / "curves.png").shape[1])
+    assert widths[1] == 2 * widths[0]
 
 
 @pytest.mark.parametrize("members", [1, 7])
