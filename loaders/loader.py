@@ -6,7 +6,7 @@ The renderer works ahead of the consumer, across the end of an epoch into the ne
 """
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Literal, Self
 
@@ -93,10 +93,15 @@ class Loader:
         """
         size = self._shards.size
         requests = train_requests(rows, partition, augment, seed=seed, size=size, epochs=epochs, first_step=first_step)
-        return self._stream("train", requests, partition, meta)
+        return self._stream("train", requests, partition, [meta])
 
-    def eval_batches(self, rows: Indices, partition: Partition, *, meta: MetaKind = "clinical") -> Generator[Batch]:
-        """Each of `rows` once, in their order, without augmentation; a new call ends the previous evaluation stream."""
+    def eval_batches(
+        self, rows: Indices, partition: Partition, *, meta: Sequence[MetaKind] = ("clinical",)
+    ) -> Generator[Batch]:
+        """Each of `rows` once, in their order, without augmentation; a new call ends the previous evaluation stream.
+
+        With several kinds of `meta` vectors, their columns stand side by side in a batch, in the order given.
+        """
         return self._stream("eval", eval_requests(rows, partition), partition, meta)
 
     @property
@@ -120,7 +125,7 @@ class Loader:
         self._source.cache = None
 
     def _stream(
-        self, stream: Stream, requests: Iterable[Request], partition: Partition, meta: MetaKind
+        self, stream: Stream, requests: Iterable[Request], partition: Partition, meta: Sequence[MetaKind]
     ) -> Generator[Batch]:
         if stream in self._streams:
             self._streams[stream].close()
@@ -130,20 +135,21 @@ class Loader:
         self._streams[stream] = self._batches(self._renderers[place], requests, meta)
         return self._streams[stream]
 
-    def _batches(self, renderer: Renderer, requests: Iterable[Request], meta: MetaKind) -> Generator[Batch]:
+    def _batches(self, renderer: Renderer, requests: Iterable[Request], meta: Sequence[MetaKind]) -> Generator[Batch]:
         """Render `requests` and add what samples.parquet says about each sample."""
-        shards, vectors = self._shards, self._shards.meta(meta)
+        shards, vectors = self._shards, {kind: self._shards.meta(kind) for kind in meta}
         with closing(renderer.render(requests)) as rendered:
             for request, image in rendered:
-                features = vectors[request.index]
+                features = {kind: known[request.index] for kind, known in vectors.items()}
                 if request.params is not None:
                     hidden = request.params.hide_meta
-                    features[hidden] = hide_clinical(meta, features[hidden])
+                    for kind, found in features.items():
+                        found[hidden] = hide_clinical(kind, found[hidden])
                 yield Batch(
                     epoch=request.epoch,
                     step=request.step,
                     image=image,
-                    meta=torch.from_numpy(features),
+                    meta=torch.from_numpy(np.hstack(list(features.values()))),
                     target=torch.from_numpy(shards.target[request.index].astype(np.float32)),
                     diagnosis=torch.from_numpy(shards.diagnosis[request.index].astype(np.int64)),
                     index=torch.from_numpy(request.index.copy()),
@@ -157,7 +163,7 @@ class Loader:
         begin = time.perf_counter()
         place = self._device if name == "gpu" else torch.device("cpu")
         cache = PixelCache(rows, self._shards.size, place, copies=ranks_here if name == "ram" else 1)
-        partition = Partition(samples=len(cache.rows), batch_size=_FILL_BATCH)
+        partition = Partition(samples=len(cache.rows), batch_size=_FILL_BATCH, pad=False)
         device = self._device if self.placement == "dali-gpu" else torch.device("cpu")
         with (
             closing(self._renderer(_FILL_BATCH, device)) as renderer,

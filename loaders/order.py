@@ -29,12 +29,17 @@ _KEYS_AT_ONCE = 1 << 20  # bounds the memory that hashing needs besides the keys
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How `samples` are shared: global batches of `batch_size`, of which rank `rank` of `world_size` takes a slice."""
+    """How `samples` are shared: global batches of `batch_size`, of which rank `rank` of `world_size` takes a slice.
+
+    pad: whether the last batch is as large as the others; otherwise it is as small as equal shares of the ranks allow,
+    so that one rank decodes no sample twice.
+    """
 
     samples: int
     batch_size: int
     rank: int = 0
     world_size: int = 1
+    pad: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -57,8 +62,10 @@ class Partition:
 
     def positions(self, step: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """This rank's positions in the epoch's order at `step`, int64 [b], and whether each counts, bool [b]."""
-        start = step * self.batch_size + self.rank * self.local_batch_size
-        places = np.arange(start, start + self.local_batch_size, dtype=np.int64)
+        start = step * self.batch_size
+        left = self.batch_size if self.pad else min(self.batch_size, self.samples - start)
+        share = -(-left // self.world_size)
+        places = start + self.rank * share + np.arange(share, dtype=np.int64)
         return places % self.samples, places < self.samples
 
 

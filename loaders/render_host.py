@@ -47,7 +47,7 @@ class HostRenderer:
                 pending.extend(self._submit(following) for following in islice(remaining, 1))
                 clock.batch(len(request.index), ready)
                 begin = time.perf_counter()
-                image = slot.on_device()
+                image = slot.on_device()[: len(request.index)]
                 clock.add(copy=time.perf_counter() - begin)
                 yield request.with_stand_ins(stand_ins), image
         finally:  # an abandoned stream must not write into buffers that the next one fills

@@ -32,7 +32,7 @@ class BlankRenderer:
     def render(self, requests: Iterable[Request]) -> Rendered:
         """Each request with the same black images."""
         for request in requests:
-            yield request, self._image
+            yield request, self._image[: len(request.index)]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -23,6 +23,23 @@ def test_every_sample_counts_once_in_equal_steps_on_every_rank(samples: int, per
     assert sorted(counted) == list(range(samples))
 
 
+@given(samples=st.integers(1, 300), per_rank=st.integers(1, 9), world=st.integers(1, 5))
+def test_without_padding_every_sample_comes_once_in_equal_shares(samples: int, per_rank: int, world: int) -> None:
+    parts = [
+        Partition(samples=samples, batch_size=per_rank * world, rank=rank, world_size=world, pad=False)
+        for rank in range(world)
+    ]
+    counted, padding = [], 0
+    for step in range(parts[0].steps):
+        found = [part.positions(step) for part in parts]
+        assert len({len(places) for places, _ in found}) == 1
+        for places, valid in found:
+            counted += places[valid].tolist()
+            padding += int((~valid).sum())
+    assert counted == list(range(samples))
+    assert padding < world
+
+
 @given(samples=st.integers(1, 200), batch=st.sampled_from([4, 8, 12]), world=st.sampled_from([2, 4]))
 def test_ranks_split_the_same_global_batches(samples: int, batch: int, world: int) -> None:
     whole = Partition(samples=samples, batch_size=batch)

@@ -156,7 +156,7 @@ def test_a_new_stream_ends_the_one_before_it(shards: ShardSet) -> None:
 def test_metadata_alone_needs_no_pixels(shards: ShardSet) -> None:
     rows = shards.train_rows(0)
     with Loader(LoaderConfig(cache="ram"), shards, rows, CPU, threads=1, images=False) as loader:
-        seen = list(loader.eval_batches(rows, partition_of(shards), meta="reference"))
+        seen = list(loader.eval_batches(rows, partition_of(shards), meta=["reference"]))
         assert loader.clock.images == 0
     assert not any(batch.image.any() for batch in seen)
     index = torch.cat([batch.index[batch.valid] for batch in seen]).numpy()
