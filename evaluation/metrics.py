@@ -93,6 +93,21 @@ def specificity(target: ArrayLike, probability: ArrayLike, threshold: float) -> 
     return float(np.mean(scores[~truth] < threshold)) if not truth.all() else math.nan
 
 
+def wilson_interval(successes: float, total: float, level: float = 0.95) -> Estimate:
+    """A proportion and its Wilson score interval, for independent trials; NaN where `total` is 0.
+
+    `successes` may be a fraction where it is a mean of several counts. Source: E. B. Wilson, "Probable Inference, the
+    Law of Succession, and Statistical Inference", Journal of the American Statistical Association 22, 1927, 209-212.
+    """
+    if total == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    share, z = successes / total, NormalDist().inv_cdf((1 + level) / 2)
+    shrink = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / shrink
+    half_width = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / shrink
+    return Estimate(share, max(centre - half_width, 0.0), min(centre + half_width, 1.0))
+
+
 def log_loss(target: ArrayLike, probability: ArrayLike) -> float:
     """Mean binary cross-entropy in nats, of targets 0 or 1 [N] and probabilities [N] clipped to 1e-7 from 0 and 1."""
     truth, (clipped,) = _checked(target, probability=probability)

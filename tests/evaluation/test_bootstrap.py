@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation.bootstrap import auc_difference_over_seeds, weighted_auc
+from evaluation.bootstrap import (
+    auc_difference_over_seeds,
+    auc_statistic,
+    bootstrapped,
+    percentile_interval,
+)
 
 
 def case(samples: int = 400, seeds: int = 3, gap: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -10,15 +15,6 @@ def case(samples: int = 400, seeds: int = 3, gap: float = 0.0) -> tuple[np.ndarr
     target = (rng.random(samples) < 0.3).astype(int)
     a, b = (1.0 * target + rng.normal(size=(seeds, samples)) for _ in range(2))
     return target, a + gap * target, b, np.arange(samples) // 2
-
-
-def test_the_weighted_auc_is_that_of_scikit_learn_with_ties() -> None:
-    target, a, _, _ = case()
-    weight = np.random.default_rng(1).integers(0, 4, len(target)).astype(float)
-    score = np.round(a[0], 1)
-    _, ranks = np.unique(score, return_inverse=True)
-    expected = roc_auc_score(target, score, sample_weight=weight)
-    assert weighted_auc(target.astype(bool), ranks, weight) == pytest.approx(expected)
 
 
 def test_the_value_is_the_difference_of_mean_aucs() -> None:
@@ -44,3 +40,29 @@ def test_larger_groups_widen_the_interval() -> None:
     apart = auc_difference_over_seeds(*many, np.arange(200 * 50), draws=200)
     assert grouped.high - grouped.low == pytest.approx(once.high - once.low)
     assert apart.high - apart.low < 0.7 * (once.high - once.low)
+
+
+def test_the_auc_of_a_draw_is_that_of_the_samples_it_repeats() -> None:
+    target, a, b, group = case()
+    score = np.round(a[0], 1)  # many ties
+    score[::7] = np.nan
+    statistics = [auc_statistic(target, score), auc_statistic(target, b[0]), lambda weight: weight @ np.arange(400)]
+    drawn = bootstrapped(statistics, group, draws=20)
+    assert drawn.shape == (20, 3)
+    weights: list[np.ndarray] = []
+    bootstrapped([lambda weight: weights.append(weight) or 0.0], group, draws=20)
+    for row, weight in zip(drawn, weights, strict=True):
+        assert np.array_equal(weight[::2], weight[1::2]), "groups of two stay together"
+        assert weight.sum() == 400
+        known = ~np.isnan(score)
+        assert row[0] == pytest.approx(roc_auc_score(target[known], score[known], sample_weight=weight[known]))
+        assert row[1] == pytest.approx(roc_auc_score(target, b[0], sample_weight=weight))
+        assert row[2] == weight @ np.arange(400)
+
+
+def test_a_draw_without_both_classes_is_left_out_of_the_interval() -> None:
+    drawn = bootstrapped([auc_statistic([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.95])], np.arange(4), draws=200)[:, 0]
+    assert 0 < np.isnan(drawn).sum() < 200
+    found = percentile_interval(2 / 3, drawn)
+    assert 0 <= found.low < 2 / 3 < found.high <= 1
+    assert np.isnan(percentile_interval(0.5, np.full(3, np.nan)).low)

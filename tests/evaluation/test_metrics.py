@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
-from evaluation.ensemble import mean_probability
 from evaluation.metrics import (
     auc,
     auc_interval,
@@ -175,24 +174,6 @@ def test_bad_input_is_named(target: list[float], score: list[float], message: st
 def test_a_level_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match="level=95"):
         auc_interval([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.15], level=95)
-
-
-def test_mean_probability_averages_over_members() -> None:
-    assert mean_probability([[0.2, 0.4], [0.4, 0.8]]) == pytest.approx([0.3, 0.6])
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ([0.1, 0.2], "members has shape"),
-        (np.empty((0, 3)), "members has shape"),
-        ([[0.1, 0.2], [0.1, math.nan]], "members holds NaN, first in member 1"),
-        ([[0.1, 1.2]], "outside 0 to 1"),
-    ],
-)
-def test_bad_members_are_named(members: list[list[float]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        mean_probability(members)
 
 
 def test_log_loss_is_that_of_sklearn_and_finite_at_certainty() -> None:
