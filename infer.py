@@ -1,10 +1,15 @@
-"""Predict the test images with every trained member, and with the ensemble of them.
+"""Predict images with every trained member, and with the calibrated ensemble of them.
 
     python infer.py --ensemble --runs runs/main --shards shards/isic --out outputs
+    python infer.py --image lesion.jpg --age 45 --sex male --site torso
+    python infer.py --images DIR --meta lesions.csv
+    python infer.py --export bundle
+    python infer.py --bundle bundle --image lesion.jpg
 
-Writes OUT/submission_MEMBER.csv for each member and, with --ensemble, OUT/submission_ensemble.csv, all in Kaggle's
-format (image_name,target), target being a probability. With --split extra the images are those of an outside set, and
-the files are named extra_*.
+The first writes OUT/submission_MEMBER.csv for each member in Kaggle's format (image_name,target), and with --ensemble
+submission_ensemble.csv, predictions.parquet, oof.parquet and ensemble.json, which judges and calibrates the ensemble on
+its out-of-fold rows. The others use that ensemble.json. With --split extra the images are those of an outside set, and
+the submissions are named extra_*. A research tool, not a medical device.
 """
 
 from __future__ import annotations
@@ -14,65 +19,63 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cli import parse, run_command
+from configs.cli import parse, run_command, with_list
 from configs.errors import UserError
 from configs.schema import InferConfig
-from prep.files import written_whole
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from loaders.order import Indices
     from loaders.shards import ShardSet
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse, load each member, predict, write."""
-    config = parse(InferConfig, argv, prog="python infer.py", description=(__doc__ or "").split("\n")[0])
+    """Parse, then predict a shard set, image files, or export."""
+    words = with_list(argv, "--image")
+    config = parse(InferConfig, words, prog="python infer.py", description=(__doc__ or "").split("\n")[0])
     # Imported after parsing: torch is slow to import, and --help should not wait for it.
+    if config.export is not None:
+        from engine.bundle import export_bundle
+
+        export_bundle(config)
+    elif config.image or config.images is not None:
+        from engine.lesions import predict_files
+
+        predict_files(config)
+    else:
+        predict_split(config)
+
+
+def predict_split(config: InferConfig) -> None:
+    """Predict a split of the shard set by every member; combine, judge and calibrate them with --ensemble."""
     from engine.distributed import joined_ranks
-    from engine.evaluate import predict
-    from engine.members import find_members, load_member, require_fit
-    from engine.precision import autocast_of, chosen_dtype
-    from evaluation.ensemble import mean_probability
-    from loaders.loader import Loader
-    from loaders.order import Partition
+    from engine.inference import Pass, predict_shards
+    from engine.judging import judged, out_of_fold_passes
+    from engine.members import find_members, require_fit
+    from engine.submission import expected_rows, write_submission
     from loaders.shards import ShardSet
 
-    out, runs = Path(config.out), Path(config.runs)
-    kind = {"test": "submission", "extra": "extra"}[config.split]
-    paths = find_members(runs)
+    members = find_members(Path(config.runs))
     with joined_ranks(config.device) as ranks, closing(ShardSet(Path(config.shards))) as shards:
-        rows = split_rows(shards, config)
-        local = -(-config.batch_size // ranks.world_size)
-        partition = Partition(
-            samples=len(rows), batch_size=local * ranks.world_size, rank=ranks.rank, world_size=ranks.world_size
-        )
-        autocast = autocast_of(chosen_dtype(config.precision, ranks.device), ranks.device)
-        say = print if ranks.first else (lambda _: None)
-        predicted = []
-        with Loader(
-            config.loader, shards, rows, ranks.device, threads=ranks.threads, ranks_here=ranks.local_world_size
-        ) as loader:
-            for remark in loader.remarks:
-                say(remark)
-            for path in paths:
-                member = load_member(path, runs, ranks.device)
-                require_fit(member, shards)
-                if not member.finished:
-                    say(f"warning: {member.path} is the best epoch so far of a member whose training is not finished")
-                batches = loader.eval_batches(rows, partition, meta=member.meta)
-                found = predict(member.model, member.objective, batches, ranks, autocast=autocast, views=config.views)
-                if len(found.index) < len(rows):
-                    missing = len(rows) - len(found.index)
-                    say(f"warning: {missing} corrupt {config.split} images have no prediction and are left out")
-                keys = shards.key.take(found.index).to_pylist()
-                predicted.append(found.probability)
-                if ranks.first:
-                    write_submission(out / f"{kind}_{member.name}.csv", keys, found.probability)
-        if config.ensemble and ranks.first:
-            write_submission(out / f"{kind}_ensemble.csv", keys, mean_probability(predicted))
+        for member in members:
+            require_fit(member, shards)
+        passes = [Pass(rows=split_rows(shards, config), members=members)]
+        if config.ensemble:
+            passes += out_of_fold_passes(shards, members)
+        inference = predict_shards(config, shards, passes, ranks)
+        if not ranks.first:
+            return
+        for remark in inference.remarks:
+            print(remark)
+        sample = None if config.sample_submission is None else Path(config.sample_submission)
+        form = expected_rows(shards, config.split, sample, prior(shards) if config.fill == "prior" else None)
+        kind = {"test": "submission", "extra": "extra"}[config.split]
+        found, out = inference.found[0], Path(config.out)
+        keys = shards.key.take(found.index).to_pylist()
+        for name, probability in found.probability.items():
+            print(write_submission(out / f"{kind}_{name}.csv", form, keys, probability.mean(0)))
+        if config.ensemble:
+            raw = judged(config, shards, members, inference)
+            print(write_submission(out / f"{kind}_ensemble.csv", form, keys, raw))
 
 
 def split_rows(shards: ShardSet, config: InferConfig) -> Indices:
@@ -84,13 +87,9 @@ def split_rows(shards: ShardSet, config: InferConfig) -> Indices:
     return rows
 
 
-def write_submission(path: Path, keys: list[str], probability: npt.NDArray[np.float64]) -> None:
-    """Write image_name,target, sorted by name; the file appears only once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key},{value:.9f}" for key, value in sorted(zip(keys, probability, strict=True))]
-    with written_whole(path) as file:
-        file.write("\n".join(["image_name,target", *lines, ""]).encode())
-    print(f"{path}: {len(lines):,} images")
+def prior(shards: ShardSet) -> float:
+    """Share of melanomas among the training rows."""
+    return float((shards.target[shards.fold >= 0] == 1).mean())
 
 
 if __name__ == "__main__":

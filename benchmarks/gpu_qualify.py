@@ -163,9 +163,12 @@ def measuring(work: Path, shards: Path, dry: bool) -> list[Step]:
         traced = [f"--trace={work}/records/trace.json.gz"] if name == backbones[0] else []
         steps.append(Step(f"step_{name}", throughput(name, f"--backbone={name}", *step, *traced), 55))
     best = throughput("autotuned", f"--backbone={backbones[0]}", *step, "--autotune", "--plain", *ways)
+    inference = ["-m", "benchmarks.inference", f"--shards={shards}", f"--runs={work}/epoch", turns[0]]
+    inference += [f"--out={work}/records/inference.json", *(["--images=32", "--device=cpu"] if dry else [])]
     steps += [
         Step("epoch", training("epoch", 1), 60),
         Step("fold", training("fold", 2 if dry else 15), 60),  # goes on from its last checkpoint
+        Step("inference", inference, 60),
         Step("loaders", throughput("loaders", *loaders), 240),
         Step("loaders_flips", throughput("loaders_flips", *loaders, "--workloads=flips"), 240),
         Step("autotuned", best, 400),

@@ -1,5 +1,7 @@
 """From a command line to a checked config, and from an error to one line and an exit code."""
 
+import argparse
+import json
 import os
 import re
 import sys
@@ -47,6 +49,16 @@ def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
     """`argv` with the recipe of `backbone` in front, so that every --config and option that follows overrides it."""
     recipe = RECIPES / f"{Path(backbone).name}.yaml"
     return [f"--config={recipe}", *argv] if recipe.is_file() else list(argv)
+
+
+def with_list(argv: Sequence[str], option: str) -> list[str]:
+    """`argv` with the values of an option that takes several (--image A B) as one list, as the parser reads it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, nargs="*", action="extend", dest="values")
+    named, rest = parser.parse_known_args(argv)
+    if named.values == []:
+        raise UserError(f"{option} needs a value: give one or more")
+    return [*rest, f"{option}={json.dumps(named.values)}"] if named.values else rest
 
 
 def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:

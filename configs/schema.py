@@ -15,6 +15,8 @@ Target = Literal["melanoma", "diagnosis"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Inputs = Literal["both", "image", "meta"]
 Device = Literal["auto", "cpu", "cuda"]
+Checkpoint = Literal["last", "best"]
+Combine = Literal["mean", "rank", "weighted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,22 +182,23 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of `train.py`; --backbone A B and --fold 0 1 (or all) train several members, one after the other."""
+    """Settings of `train.py`; several values of --backbone and --fold train several members, one after the other."""
 
     shards: str = "shards/isic"
     """Folder of the shard set that prep/shard.py wrote."""
     backbone: str = "efficientnet_b1"
     """efficientnet_b1, efficientnet_b3, efficientnet_b4, resnest50, tiny, or any timm name."""
-    fold: int = ranged(0, low=0)
-    """The fold to hold out for validation."""
+    fold: int | None = ranged(0, low=0)
+    """The fold to hold out for validation; none (null in YAML) trains on all folds, without validation: patience and
+    monitor have no effect, and last.pt is the member. Several numbers, or all of them (all), make a grid."""
     train_sources: Literal["all", "2019", "2020"] = "all"
     """The year whose images are used for training; the held-out fold is evaluated on both."""
     target: Target = "melanoma"
     """melanoma: one logit; diagnosis: nine classes, of which MEL gives the probability of melanoma."""
     out: str = "runs/main"
-    """Folder of the run; the member is written to OUT/BACKBONE/foldK."""
+    """Folder of the run; the member is written to OUT/BACKBONE/foldK (foldnone without a held-out fold)."""
     epochs: int = ranged(15, low=1)
-    """Maximum number of passes over the training rows (1 or more)."""
+    """Maximum number of passes over the training rows (1 or more); with --fold none, their number."""
     patience: int = ranged(4, low=0)
     """Epochs without improvement after which training stops; 0 means never."""
     monitor: Literal["auc", "auc_2020", "auc_2019", "loss"] = "auc"
@@ -241,25 +244,69 @@ class TrainConfig:
         alone = self.target == "melanoma" or not self.optim.auxiliary_weight
         check(alone, "optim.auxiliary_weight", self.optim.auxiliary_weight, "give 0 with --target diagnosis")
 
+    @property
+    def fold_word(self) -> str:
+        """The held-out fold as on the command line: its number, or none."""
+        return "none" if self.fold is None else str(self.fold)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
     """Settings of `infer.py`."""
 
     runs: str = "runs/main"
-    """Folder to search for members (.../foldK/best.pt)."""
+    """Folder to search for members (config.yaml beside last.pt)."""
     shards: str = "shards/isic"
     """Folder of the shard set whose images to predict."""
     split: Literal["test", "extra"] = "test"
     """Which of its images: the challenge's test images, or those of an outside set (prep/shard.py --extra)."""
     out: str = "outputs"
-    """Folder of the submissions."""
+    """Folder of everything that is written; --image, --images and --export read ensemble.json there."""
     ensemble: bool = False
-    """Also write submission_ensemble.csv, the mean probability over the members."""
+    """Also combine, judge and calibrate the members on their out-of-fold rows: submission_ensemble.csv,
+    predictions.parquet, oof.parquet, ensemble.json."""
+    combine: Combine = "mean"
+    """How the ensemble combines its models: mean of probabilities, mean of ranks, or weights fitted out of fold."""
+    checkpoint: Checkpoint = "last"
+    """last: the weights after the last epoch; best: those of the epoch chosen on the held-out fold, whose out-of-fold
+    figures are optimistic."""
+    calibrate: Literal["merged", "source"] = "merged"
+    """One calibration for all images, or one for each source (2019 and 2020)."""
+    prevalence: float = 0.0
+    """Share of melanomas (between 0 and 1) in the place of use, to which probabilities are shifted; 0 leaves them at
+    the prevalence of the training rows."""
     views: Literal[1, 2, 4, 8] = 4
     """Test-time views: 1 as stored, 2 adds the left-right flip, 4 both flips, 8 the quarter turns too."""
+    sample_submission: str | None = None
+    """The challenge's sample_submission.csv; submissions are checked against its rows and take their order."""
+    fill: Literal["none", "prior"] = "none"
+    """prior: test images without a prediction get the share of melanomas among the training rows, because Kaggle
+    refuses a file in which rows are missing."""
+    image: list[str] = field(default_factory=list)
+    """Image files, JPEG or PNG of any size, to predict one by one: --image FILE ..."""
+    images: str | None = None
+    """Folder of image files to predict, written to OUT/images.csv."""
+    meta: str | None = None
+    """CSV with image, and age, sex and site where known, for --images."""
+    age: float | None = None
+    """Age in years, of the patient in --image."""
+    sex: str | None = None
+    """male or female, of the patient in --image."""
+    site: str | None = None
+    """Site of the lesion in --image, such as torso or head/neck; the site names of ISIC 2019 are understood too."""
+    csv: str | None = None
+    """File for the table of --image."""
+    explain: bool = False
+    """Write a Grad-CAM overlay of each --image to OUT/IMAGE_gradcam.png."""
+    export: str | None = None
+    """Folder for a bundle of the ensemble: ONNX, safetensors, a model card, checksums."""
+    bundle: str | None = None
+    """Folder that --export wrote, for --image and --images in place of --runs and --out."""
     batch_size: int = ranged(128, low=1)
     """Samples per forward pass over all ranks together (1 or more)."""
+    memory_gb: float = ranged(0.0, low=0)
+    """Memory for the members' weights, in GB; those that do not fit predict in further passes over the images. 0 means
+    half of what is free."""
     device: Device = "auto"
     """auto uses the GPU if there is one."""
     precision: Precision = "auto"
@@ -269,3 +316,11 @@ class InferConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check(0 <= self.prevalence < 1, "prevalence", self.prevalence, "give a share between 0 and 1, or 0 for none")
+        kinds = [bool(self.image), self.images is not None, self.export is not None]
+        check(sum(kinds) <= 1, "image", self.image, "give only one of --image, --images and --export")
+        alone = self.image or not (self.explain or self.csv or self.age is not None or self.sex or self.site)
+        check(bool(alone), "image", self.image, "give --image FILE with --age, --sex, --site, --csv and --explain")
+        check(self.meta is None or self.images is not None, "meta", self.meta, "give --images DIR with it")
+        read = self.bundle is None or bool(self.image) or self.images is not None
+        check(read, "bundle", self.bundle, "give --image FILE or --images DIR with it")

@@ -76,6 +76,14 @@ class Ranks:
         dist.broadcast_object_list(shared, src=0, group=self.host_group)
         return cast(Value, shared[0])
 
+    def merge(self, found: dict[int, str]) -> dict[int, str]:
+        """What any of the ranks has found, on every rank."""
+        if self.world_size == 1:
+            return found
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, found, group=self.host_group)
+        return {key: value for part in parts for key, value in part.items()}
+
     def all_of(self, fact: bool) -> bool:
         """Whether `fact` holds on every rank."""
         if self.world_size == 1:

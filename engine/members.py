@@ -1,16 +1,19 @@
-"""Trained members found under a run folder, loaded for inference."""
+"""Trained members found under a run folder by their config.yaml, and loaded for inference."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from configs.errors import UserError
-from configs.schema import MetaKind, ModelConfig, OptimConfig
-from engine.checkpoint import BEST, digests, load_checkpoint
+from configs.schema import Checkpoint, MetaKind, ModelConfig, OptimConfig
+from engine.checkpoint import BEST, LAST, digests, load_checkpoint
 from engine.network import build_network
-from engine.validate import OOF
+from engine.records import SETTINGS
 from loaders.shards import ShardSet
 from models.fusion import FusionModel
 from models.losses import Objective
@@ -18,56 +21,83 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One trained network: its name (the folders below the run folder, joined by _), and the inputs it expects.
+    """A member as its folder describes it, before its weights are read.
 
-    finished: whether its training is finished; otherwise this is its best epoch so far.
+    name: the folders below the run folder, joined by _; model: the name without the last of them, which members that
+    differ only in their fold share; fold: the one it was trained without, None if it was trained on all rows; config:
+    its settings; facts: what it was trained on (image size, meta vector, hashes).
     """
 
     name: str
-    path: Path
-    size: int
-    meta: MetaKind
-    model: FusionModel
-    objective: Objective
+    model: str
+    folder: Path
+    fold: int | None
+    config: dict[str, Any]
     facts: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Edge of its images, in pixels."""
+        return int(self.facts["size"])
+
+    @property
+    def meta(self) -> MetaKind:
+        """The kind of its meta vectors."""
+        kind: MetaKind = self.facts["meta_kind"]
+        return kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedMember:
+    """A member's network, ready to predict.
+
+    path: the checkpoint, and sha256 its content; chosen: whether these weights were chosen on the held-out fold, which
+    makes out-of-fold figures optimistic; finished: whether its training is.
+    """
+
+    member: Member
+    path: Path
+    sha256: str
+    chosen: bool
     finished: bool
+    network: FusionModel
+    objective: Objective
 
 
-def find_members(runs: Path) -> list[Path]:
-    """The best.pt of every member below `runs`, sorted by path. Raises UserError if there is none."""
+def find_members(runs: Path) -> list[Member]:
+    """Every member below `runs`, sorted by folder. Raises UserError if there is none."""
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder; give the folder that train.py --out wrote")
-    found = sorted(runs.rglob(f"fold*/{BEST}"))
-    if not found:
-        raise UserError(f"no trained member (foldK/{BEST}) below {runs}: train one with python train.py --out {runs}")
-    return found
+    folders = [path.parent for path in sorted(runs.rglob(SETTINGS))]
+    members = [
+        _described(folder, runs) for folder in folders if any((folder / name).is_file() for name in (LAST, BEST))
+    ]
+    if not members:
+        raise UserError(
+            f"no trained member ({SETTINGS} beside {LAST}) below {runs}: train one with train.py --out {runs}"
+        )
+    return members
 
 
-def load_member(path: Path, runs: Path, device: torch.device) -> Member:
-    """Rebuild the network of a best.pt on `device`, ready to predict."""
-    state = load_checkpoint(path, device)
-    config, facts = state["config"], state["facts"]
-    model, objective = build_network(
-        config["backbone"],
-        ModelConfig(**config["model"]),
-        OptimConfig(**config["optim"]),
-        config["target"],
-        size=facts["size"],
-        weights="none",
-        device=device,
-    )
-    model.load_state_dict(state["model"])
-    name = "_".join(path.parent.relative_to(runs).parts) or path.parent.name
-    return Member(
-        name=name,
-        path=path,
-        size=facts["size"],
-        meta=facts["meta_kind"],
-        model=model.eval(),
-        objective=objective,
-        facts=facts,
-        finished=(path.parent / OOF).is_file(),
-    )
+def _described(folder: Path, runs: Path) -> Member:
+    path = folder / SETTINGS
+    try:
+        settings = yaml.safe_load(path.read_text())
+        config, facts = settings["config"], settings["facts"]
+        parts = folder.relative_to(runs).parts or (folder.name,)
+        return Member(
+            name="_".join(parts),
+            model="_".join(parts[:-1]) or config["backbone"],
+            folder=folder,
+            fold=config["fold"],
+            config=config,
+            facts={name: facts[name] for name in ("size", "meta_kind", "labels_sha256", "meta_sha256")},
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"{path} does not describe a member ({reason}): train it again, or remove the folder"
+        ) from error
 
 
 def require_fit(member: Member, shards: ShardSet) -> None:
@@ -75,11 +105,78 @@ def require_fit(member: Member, shards: ShardSet) -> None:
     for name, now in digests(shards.manifest.labels_sha256, member.meta).items():
         if member.facts[name] != now:
             raise UserError(
-                f"{member.path} was trained with {name}={member.facts[name]}, {shards.folder} has {now}: pass the "
+                f"{member.folder} was trained with {name}={member.facts[name]}, {shards.folder} has {now}: pass the "
                 "--shards it was trained on, or a set built by this code from the same tables with the same folds"
             )
     if member.size != shards.size:
         raise UserError(
-            f"{member.path} was trained at {member.size} px, but {shards.folder} holds images of {shards.size} px: "
+            f"{member.folder} was trained at {member.size} px, but {shards.folder} holds images of {shards.size} px: "
             f"pass a shard set built with --size {member.size}"
         )
+
+
+def load_member(member: Member, checkpoint: Checkpoint, device: torch.device) -> LoadedMember:
+    """Rebuild the member's network on `device` from last.pt or best.pt; its moving average where it has one.
+
+    A member whose training is not finished predicts with its best epoch so far. Raises UserError if it has none, or if
+    a checkpoint does not belong to the member's config.yaml.
+    """
+    last, best = member.folder / LAST, member.folder / BEST
+    cpu = torch.device("cpu")
+    state: dict[str, Any] = load_checkpoint(last, cpu) if last.is_file() else {"finished": False}
+    finished = bool(state["finished"])
+    path = last if finished and (checkpoint == "last" or member.fold is None) else best
+    if path == best:
+        if not best.is_file():
+            raise UserError(f"{member.folder} is not finished and has no {BEST}: finish it, or move it out of --runs")
+        state = load_checkpoint(best, cpu)
+    for name, known in member.facts.items():
+        if state["facts"][name] != known:
+            raise UserError(
+                f"{path} was trained with {name}={state['facts'][name]}, the {SETTINGS} beside it says {known}: "
+                "train this member again"
+            )
+    config = state["config"]
+    network, objective = build_network(
+        config["backbone"],
+        ModelConfig(**config["model"]),
+        OptimConfig(**config["optim"]),
+        config["target"],
+        size=member.size,
+        weights="none",  # from the checkpoint, never from the network
+        device=device,
+    )
+    network.load_state_dict(state["model"] if state.get("average") is None else state["average"])
+    return LoadedMember(
+        member=member,
+        path=path,
+        sha256=sha256_of(path),
+        chosen=path == best,
+        finished=finished,
+        network=network.eval(),
+        objective=objective,
+    )
+
+
+def within_memory(members: Sequence[Member], budget: int) -> list[list[Member]]:
+    """Split members into groups, in their order, whose weights fit into `budget` bytes together; one at least in each.
+
+    A member's weights are counted by the size of its smallest checkpoint, which holds little else.
+    """
+    groups: list[list[Member]] = []
+    left = 0
+    for member in members:
+        files = [member.folder / name for name in (LAST, BEST) if (member.folder / name).is_file()]
+        needed = min(file.stat().st_size for file in files)
+        if not groups or needed > left:
+            groups.append([])
+            left = budget
+        groups[-1].append(member)
+        left -= needed
+    return groups
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
