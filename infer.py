@@ -56,9 +56,10 @@ def predict_split(config: InferConfig) -> None:
 
     members = find_members(Path(config.runs))
     with joined_ranks(config.device) as ranks, closing(ShardSet(Path(config.shards))) as shards:
+        rows = split_rows(shards, config)
         for member in members:
             require_fit(member, shards)
-        passes = [Pass(rows=split_rows(shards, config), members=members)]
+        passes = [Pass(rows=rows, members=members)]
         if config.ensemble:
             passes += out_of_fold_passes(shards, members)
         inference = predict_shards(config, shards, passes, ranks)

@@ -85,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
             seconds = in_turns(turns, config.rounds)
     record = {
         "what": "Seconds of members x views on training images, decoded once, beside the bare forward passes",
-        "backbones": [str(member.config["backbone"]) for member in found],
+        "backbones": ", ".join(dict.fromkeys(str(member.config["backbone"]) for member in found)),
+        "members": len(found),
         "size": shards.size,
         "views": config.views,
         "images": len(rows),

@@ -44,6 +44,7 @@ _OTHERS = {
     "sample": "Real images, end to end",
     "demo": "The demo",
     "prep": "Prep beside a bare loop",
+    "inference": "Inference beside its bare forward passes",
 }
 
 
@@ -197,11 +198,14 @@ def _headlines(records: dict[str, Record]) -> list[str]:
         for each in fed
     )
     rows.append(["training speed kept with data loading", ", ".join(kept)])
-    trainer, demo = records["trainer"], records["demo"]
+    trainer, demo, sample = (records[name] for name in ("trainer", "demo", "sample"))
     ours_s, plain_s = (trainer["seconds"][name]["median"] for name in ("ours", "plain"))
     gap = _words(trainer["auc"]["merged"]["ours_minus_plain"])
     words = f"{ours_s:.0f} s instead of {plain_s:.0f} s, AUC difference {gap}"
     rows.append(["our trainer beside a plain PyTorch one", words])
+    found = {name: _words(parts["merged"]) for name, parts in sample["auc"].items()}
+    words = f"AUC {found.pop('ensemble')}; {', '.join(f'`{name}` {each}' for name, each in found.items())}"
+    rows.append(["ensemble on a part of the real images, out of fold", words])
     ensemble, best = demo["auc"]["ensemble"]["value"], demo["best_possible"]["value"]
     rows.append(["AUC of `make demo`, synthetic images", f"{ensemble:.3f}, where {best:.3f} is the best possible"])
     return _table(["what", "measured"], rows)

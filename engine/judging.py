@@ -10,11 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
-from evaluation.familiarity import Familiarity
-from evaluation.judgement import Judgement, judge
-from evaluation.shipped import Ensemble, ensemble_of, rank_references
-from evaluation.table import OutOfFold
-from evaluation.text import lines
 
 from configs.errors import UserError
 from configs.schema import InferConfig
@@ -23,7 +18,12 @@ from engine.members import Member
 from engine.picture_statistics import STATISTICS
 from engine.records import versions
 from evaluation import shipped
+from evaluation.familiarity import Familiarity
+from evaluation.judgement import Judgement, judge
 from evaluation.metrics import Floats
+from evaluation.shipped import Ensemble, ensemble_of, rank_references
+from evaluation.table import OutOfFold
+from evaluation.text import lines
 from loaders.shards import ShardSet
 from prep.files import written_whole
 from prep.manifest import SAMPLES

@@ -35,7 +35,10 @@ def lines(judgement: Judgement) -> Iterator[str]:
 
 
 def _table_lines(row: Row) -> Iterator[str]:
-    name = row.name if len(row.name) <= _NAME else row.name[: _NAME - 1] + "…"
+    name = row.name
+    if len(name) > _NAME:  # whole, on a line of its own
+        yield name
+        name = ""
     cells = [f"{_number(row.delong[part].value):>5} {_bounds(row.delong[part])}" for part in PARTS]
     yield f"{name:{_NAME}} {row.rows:>7,} {row.positives:>6,}" + "".join(f"  {cell:<15}" for cell in cells).rstrip()
     cells = [f"{'':5} {_bounds(row.over_groups[part])}" for part in PARTS]
