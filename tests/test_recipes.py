@@ -265,13 +265,18 @@ def test_inference_against_other_labels_or_another_meta_vector_is_refused(
     name: str, shard_folder: Path, tmp_path: Path
 ) -> None:
     train.main(tiny(shard_folder, tmp_path / "runs", "--epochs", "1"))
-    path = folder_of(tmp_path / "runs") / "best.pt"
-    saved = load_checkpoint(path, CPU)
+    folder, other = folder_of(tmp_path / "runs"), "ab" * 32
+    words = ["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)]
+    settings, saved = (folder / "config.yaml").read_text(), load_checkpoint(folder / "last.pt", CPU)
     now = saved["facts"][name]
-    saved["facts"][name] = "0" * 64
-    save_checkpoint(saved, path)
-    with pytest.raises(UserError, match=rf"was trained with {name}=0000\d+, \S+ has {now}"):
-        infer.main(["--runs", str(tmp_path / "runs"), "--shards", str(shard_folder), "--out", str(tmp_path)])
+    (folder / "config.yaml").write_text(settings.replace(now, other))
+    with pytest.raises(UserError, match=rf"was trained with {name}={other}, \S+ has {now}"):
+        infer.main(words)
+    (folder / "config.yaml").write_text(settings)
+    saved["facts"][name] = other
+    save_checkpoint(saved, folder / "last.pt")
+    with pytest.raises(UserError, match=rf"was trained with {name}={other}, the config\.yaml beside it says {now}"):
+        infer.main(words)
 
 
 def test_a_member_of_other_settings_is_kept_and_resume_never_starts_from_scratch(
