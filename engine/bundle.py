@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from configs.errors import UserError
@@ -40,7 +40,7 @@ def export_bundle(config: InferConfig) -> None:
     for loaded in predictor.members:
         member, network = loaded.member, loaded.network
         weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, partial / f"{member.name}.safetensors")
+        (partial / f"{member.name}.safetensors").write_bytes(save(weights))
         onnx = partial / f"{member.name}.onnx"
         export_onnx(network, loaded.objective, size=member.size, meta=member.meta, path=onnx)
         print(f"{member.name}: exported")

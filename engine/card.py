@@ -13,7 +13,8 @@ _LIMITS = """## Limits
 - A research tool, not a medical device. It has not been tested on patients, and nothing here is fit for use on them.
 - It knows dermoscopic pictures like those of ISIC 2019 and 2020. On other pictures its answers mean nothing.
 - Melanoma against everything else: other cancers (BCC, SCC) count as "not melanoma".
-- The merged AUC is inflated, because melanoma is ten times as frequent in 2019 as in 2020: read it beside the others.
+- The merged AUC is inflated, because melanoma is ten times as frequent in the whole of 2019 as in 2020: read it
+  beside the others.
 - Neither year names skin types: nothing is known about how it does on dark skin.
 - Probabilities hold at the prevalence of the training rows; `--prevalence` shifts them to another one, which is right
   only if nothing else differs."""
