@@ -21,12 +21,11 @@ from configs.cli import parse, run_command
 from configs.errors import check
 from configs.schema import Device, InferConfig
 from engine.distributed import Ranks, joined_ranks
-from engine.inference import kinds_of, score_members
+from engine.inference import kinds_of, partition_of, score_members
 from engine.members import LoadedMember, find_members, load_member
 from engine.precision import autocast_of, chosen_dtype
 from loaders.batch import TENSORS, Batch
 from loaders.loader import Loader
-from loaders.order import Partition
 from loaders.shards import ShardSet
 from loaders.symmetry import view_of
 from prep.metadata import FEATURES
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     with joined_ranks(config.device) as ranks:
         shards = ShardSet(Path(config.shards))
         rows = shards.split_rows("train")[: config.images]
-        partition = Partition(samples=len(rows), batch_size=min(config.batch_size, len(rows)), pad=False)
+        partition = partition_of(len(rows), config.batch_size, ranks)
         found = find_members(Path(config.runs))[: config.members]
         members = [load_member(member, "last", ranks.device) for member in found]
         kinds = kinds_of(found)[:1]

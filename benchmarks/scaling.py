@@ -15,7 +15,7 @@ from benchmarks.peers.job import Job
 from benchmarks.process import LoaderProcess
 from benchmarks.record import Record
 from benchmarks.rounds import in_turns, spread
-from prep.files import written_whole
+from configs.files import written_whole
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 
 _ROWS_AT_A_TIME = 65_536

@@ -53,12 +53,20 @@ def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
 
 def with_list(argv: Sequence[str], option: str) -> list[str]:
     """`argv` with the values of an option that takes several (--image A B) as one list, as the parser reads it."""
+    (values,), rest = values_of(argv, option)
+    return [*rest, f"{option}={json.dumps(values)}"] if values else rest
+
+
+def values_of(argv: Sequence[str], *options: str) -> tuple[list[list[str]], list[str]]:
+    """The values of each option, none, one or several, and the rest of `argv`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(option, nargs="*", action="extend", dest="values")
+    for option in options:
+        parser.add_argument(option, nargs="*", action="extend", dest=option)
     named, rest = parser.parse_known_args(argv)
-    if named.values == []:
-        raise UserError(f"{option} needs a value: give one or more")
-    return [*rest, f"{option}={json.dumps(named.values)}"] if named.values else rest
+    for option, values in vars(named).items():
+        if values == []:
+            raise UserError(f"{option} needs a value: give one or more")
+    return [values or [] for values in vars(named).values()], rest
 
 
 def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:

@@ -1,19 +1,18 @@
 """One command line, several members: --backbone A B --fold 0 1 none, or --fold all."""
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from configs.cli import parse, with_recipe
+from configs.cli import parse, values_of, with_recipe
 from configs.errors import UserError
 from configs.schema import TrainConfig
 
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
-    backbones, folds, rest = _named(argv)
+    (backbones, folds), rest = values_of(argv, "--backbone", "--fold")
     configs: list[TrainConfig] = []
     for backbone in backbones or [TrainConfig.backbone]:
         named = [f"--backbone={backbone}"] if backbones else []
@@ -32,18 +31,6 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
     if len(set(names)) < len(names):
         raise UserError("the same backbone and fold are given twice: give each once")
     return configs
-
-
-def _named(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The values of --backbone and of --fold, none, one or several of each, and the rest of `argv`."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--backbone", "--fold"):
-        parser.add_argument(option, nargs="*", action="extend")
-    named, rest = parser.parse_known_args(argv)
-    for option, values in vars(named).items():
-        if values == []:
-            raise UserError(f"--{option} needs a value: give one or more")
-    return named.backbone or [], named.fold or [], rest
 
 
 def _fold_option(word: str) -> str:

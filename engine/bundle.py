@@ -14,13 +14,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import InferConfig, MetaKind
 from engine.card import model_card
 from engine.judging import ENSEMBLE, OOF
-from engine.members import sha256_of
 from engine.predictor import SUMS, open_predictor
 from models.losses import Objective
-from prep.files import written_whole
+from prep.files import file_sha256
 from prep.metadata import FEATURES
 
 CARD = "model_card.md"
@@ -48,7 +48,7 @@ def export_bundle(config: InferConfig) -> None:
         file.write((json.dumps(predictor.record, indent=1) + "\n").encode())
     predictor.oof.drop(columns=["key", "group"], errors="ignore").to_parquet(partial / OOF, index=False)
     (partial / CARD).write_text(model_card(predictor))
-    sums = [f"{sha256_of(path)}  {path.name}" for path in sorted(partial.iterdir())]
+    sums = [f"{file_sha256(path)}  {path.name}" for path in sorted(partial.iterdir())]
     (partial / SUMS).write_text("\n".join(sums) + "\n")
     if out.exists():
         out.rmdir()

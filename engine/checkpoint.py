@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import MetaKind, TrainConfig
 from engine.evaluate import Predictions
 from engine.state import RunState
 from engine.trainer import Trainer
-from prep.files import written_whole
 from prep.manifest import Manifest
 from prep.metadata import FEATURES, meta_digest
 

@@ -14,6 +14,8 @@ from loaders.batch import Batch
 from loaders.symmetry import view_of
 from models.losses import Objective
 
+Describe = Callable[[Tensor], Tensor]
+"""Images uint8 [b, H, W, 3] -> statistics of each, floating point [b, F]."""
 _GROUP = 64  # batches whose results stay on the device; then they move to the host together
 
 
@@ -75,7 +77,7 @@ def score(
     *,
     autocast: Any,
     views: int = 1,
-    describe: Callable[[Tensor], Tensor] = no_statistics,
+    describe: Describe = no_statistics,
 ) -> Scores:
     """Every network on every view of each valid sample; the same result on every rank.
 
@@ -107,9 +109,7 @@ def score(
     return Scores(index=index, probability=probability, classes=classes, statistics=table[:, start:])
 
 
-def _rows(
-    scorers: Sequence[Scorer], batch: Batch, autocast: Any, views: int, describe: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _rows(scorers: Sequence[Scorer], batch: Batch, autocast: Any, views: int, describe: Describe) -> Tensor:
     """float64 [b, columns]: the index (-1 where not valid), probabilities by network and view, classes, statistics."""
     shown = [view_of(batch.image, view).contiguous() for view in range(views)]
     melanoma, classes = [], []

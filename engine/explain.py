@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import InferConfig
 from engine.members import LoadedMember
 from engine.predictor import Predictor
 from loaders.decode import UNCHANGED, decode
 from models.fusion import FusionModel
 from models.torchvision_stub import define_missing_operators
-from prep.files import written_whole
 from prep.images import BadImageError
 from prep.metadata import meta_vectors
 from prep.stage import read_image

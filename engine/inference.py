@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.machine import available_memory
 from configs.schema import InferConfig, LoaderConfig, MetaKind
 from engine.distributed import Ranks
-from engine.evaluate import Scorer, Scores, score
+from engine.evaluate import Describe, Scorer, Scores, no_statistics, score
 from engine.members import LoadedMember, Member, load_member, within_memory
 from engine.picture_statistics import picture_statistics
 from engine.precision import autocast_of, chosen_dtype
@@ -37,7 +37,8 @@ class Pass:
 class Found:
     """What the members of a pass said of its samples, sorted by row.
 
-    index: int64 [N]; probability: float64 [V, N] by the member's name; statistics: float64 [N, F] of the pixels.
+    index: int64 [N]; probability: float64 [V, N] by the member's name; statistics: float64 [N, F] of the
+    pixels, F = 0 without --ensemble.
     """
 
     index: npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ def predict_shards(config: InferConfig, shards: ShardSet, passes: Sequence[Pass]
         for group in groups:
             ready = [load_member(member, config.checkpoint, ranks.device) for member in group]
             for each in ready:
-                loaded[each.member.name] = {"path": str(each.path), "sha256": each.sha256, "chosen": each.chosen}
+                loaded[each.member.name] = {"sha256": each.sha256, "chosen": each.chosen}
                 remarks += _remarks(each)
             for number, each_pass in enumerate(passes):
                 names = {member.name for member in each_pass.members}
@@ -88,6 +89,8 @@ def score_members(
     batches: Iterable[Batch],
     kinds: Sequence[MetaKind],
     ranks: Ranks,
+    *,
+    describe: Describe = picture_statistics,
 ) -> Scores:
     """`engine.evaluate.score` by loaded members, of batches whose meta vectors are those of `kinds` side by side.
 
@@ -99,7 +102,7 @@ def score_members(
         Scorer(network=each.network, objective=each.objective, columns=columns[each.member.meta]) for each in members
     ]
     autocast = autocast_of(chosen_dtype(config.precision, ranks.device), ranks.device)
-    found = score(scorers, batches, ranks, autocast=autocast, views=config.views, describe=picture_statistics)
+    found = score(scorers, batches, ranks, autocast=autocast, views=config.views, describe=describe)
     for each, probability in zip(members, found.probability, strict=True):
         wrong = int((~np.isfinite(probability)).any(axis=0).sum())
         if wrong:
@@ -115,6 +118,18 @@ def kinds_of(members: Iterable[Member]) -> list[MetaKind]:
     return list(dict.fromkeys(member.meta for member in members))
 
 
+def partition_of(samples: int, batch_size: int, ranks: Ranks) -> Partition:
+    """How the ranks share samples: each once, in equal batches of `batch_size` at most over all ranks (rounded up)."""
+    local = -(-min(batch_size, samples) // ranks.world_size)
+    return Partition(
+        samples=samples,
+        batch_size=local * ranks.world_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        pad=False,
+    )
+
+
 def with_bar(batches: Iterable[Batch], total: int, title: str, ranks: Ranks) -> Iterator[Batch]:
     """The batches, with a progress bar where the first rank has a terminal."""
     console = Console(stderr=True)
@@ -127,18 +142,13 @@ def with_bar(batches: Iterable[Batch], total: int, title: str, ranks: Ranks) -> 
 def _predict(
     config: InferConfig, loader: Loader, rows: Indices, members: Sequence[LoadedMember], ranks: Ranks
 ) -> Found:
-    local = -(-config.batch_size // ranks.world_size)
-    partition = Partition(
-        samples=len(rows),
-        batch_size=local * ranks.world_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        pad=False,
-    )
+    partition = partition_of(len(rows), config.batch_size, ranks)
     kinds = kinds_of(each.member for each in members)
-    batches = loader.eval_batches(rows, partition, meta=kinds)
+    batches: Iterator[Batch] = loader.eval_batches(rows, partition, meta=kinds)
     title = f"{len(rows):,} images, {len(members)} members"
-    found = score_members(config, members, with_bar(batches, partition.steps, title, ranks), kinds, ranks)
+    batches = with_bar(batches, partition.steps, title, ranks)
+    describe = picture_statistics if config.ensemble else no_statistics
+    found = score_members(config, members, batches, kinds, ranks, describe=describe)
     names = [each.member.name for each in members]
     probability = dict(zip(names, found.probability, strict=True))
     return Found(index=found.index, probability=probability, statistics=found.statistics)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import InferConfig
 from engine.inference import Found, Inference, Pass
 from engine.members import Member
@@ -25,12 +26,12 @@ from evaluation.shipped import Ensemble, ensemble_of, rank_references
 from evaluation.table import OutOfFold
 from evaluation.text import lines
 from loaders.shards import ShardSet
-from prep.files import written_whole
 from prep.manifest import SAMPLES
+from prep.stage import Encoding
 
 ENSEMBLE, OOF, PREDICTIONS = "ensemble.json", "oof.parquet", "predictions.parquet"
 SCHEMA_VERSION = 1
-_ENCODING = ("size", "fit", "quality", "subsampling")
+_REBUILT_FROM = ("backbone", "target", "model", "optim")  # of a member's settings; others name folders of this machine
 
 
 def out_of_fold_passes(shards: ShardSet, members: Sequence[Member]) -> list[Pass]:
@@ -176,7 +177,7 @@ def ensemble_record(
             "name": member.name,
             "model": member.model,
             "fold": member.fold,
-            "config": member.config,
+            "config": {name: member.config[name] for name in _REBUILT_FROM},
             "facts": member.facts,
             **inference.loaded[member.name],
         }
@@ -188,7 +189,7 @@ def ensemble_record(
         "members": entries,
         "views": config.views,
         "checkpoint": config.checkpoint,
-        "encoding": {name: manifest.encoder[name] for name in _ENCODING},
+        "encoding": asdict(Encoding.from_described(manifest.encoder)),
         "labels_sha256": manifest.labels_sha256,
         "counts": manifest.counts,
         "unsafe": manifest.unsafe,

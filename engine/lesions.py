@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import InferConfig
 from engine.distributed import Ranks, joined_ranks
-from engine.inference import Found, kinds_of, score_members, with_bar
+from engine.inference import Found, kinds_of, partition_of, score_members, with_bar
 from engine.judging import prediction_table
 from engine.predictor import Predictor, open_predictor
-from loaders.order import Partition
 from loaders.pictures import PictureFiles
 from prep.facts import facts_of_csv, facts_of_options
-from prep.files import written_whole
 from prep.layout import ENDINGS
 from prep.metadata import meta_vectors
 
@@ -36,6 +35,8 @@ def predict_files(config: InferConfig) -> None:
             facts = facts_of_options(paths, sex=config.sex, age=config.age, site=config.site)
         else:
             facts = facts_of_csv(paths, Path(config.meta))
+            if ranks.first:
+                print(f"{config.meta}: {facts['in_csv'].sum():,} of the {len(paths):,} images have a row")
         table = answers(config, predictor, paths, facts, ranks)
         if not ranks.first:
             return
@@ -66,14 +67,7 @@ def answers(
     """
     kinds = kinds_of(each.member for each in predictor.members)
     meta = np.hstack([meta_vectors(kind, facts) for kind in kinds])
-    local = min(-(-config.batch_size // ranks.world_size), -(-len(paths) // ranks.world_size))
-    partition = Partition(
-        samples=len(paths),
-        batch_size=local * ranks.world_size,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        pad=False,
-    )
+    partition = partition_of(len(paths), config.batch_size, ranks)
     threads = config.loader.threads or ranks.threads
     files = PictureFiles(paths, predictor.encoding, ranks.device, threads=threads, prefetch=config.loader.prefetch)
     batches = with_bar(files.batches(partition, meta), partition.steps, f"{len(paths):,} images", ranks)

@@ -1,6 +1,5 @@
 """Trained members found under a run folder by their config.yaml, and loaded for inference."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ import torch
 import yaml
 
 from configs.errors import UserError
-from configs.schema import Checkpoint, MetaKind, ModelConfig, OptimConfig
+from configs.schema import Checkpoint, MetaKind
 from engine.checkpoint import BEST, LAST, digests, load_checkpoint
-from engine.network import build_network
+from engine.network import rebuilt_network
 from engine.records import SETTINGS
 from loaders.shards import ShardSet
 from models.fusion import FusionModel
 from models.losses import Objective
+from prep.files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,21 +136,12 @@ def load_member(member: Member, checkpoint: Checkpoint, device: torch.device) ->
                 f"{path} was trained with {name}={state['facts'][name]}, the {SETTINGS} beside it says {known}: "
                 "train this member again"
             )
-    config = state["config"]
-    network, objective = build_network(
-        config["backbone"],
-        ModelConfig(**config["model"]),
-        OptimConfig(**config["optim"]),
-        config["target"],
-        size=member.size,
-        weights="none",  # from the checkpoint, never from the network
-        device=device,
-    )
+    network, objective = rebuilt_network(state["config"], size=member.size, device=device)
     network.load_state_dict(state["model"] if state.get("average") is None else state["average"])
     return LoadedMember(
         member=member,
         path=path,
-        sha256=sha256_of(path),
+        sha256=file_sha256(path),
         chosen=path == best,
         finished=finished,
         network=network.eval(),
@@ -174,9 +165,3 @@ def within_memory(members: Sequence[Member], budget: int) -> list[list[Member]]:
         groups[-1].append(member)
         left -= needed
     return groups
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,7 @@
 """A network with the meaning of its logits, built from the settings that training and inference share."""
 
+from typing import Any
+
 import torch
 
 from configs.schema import ModelConfig, OptimConfig, Target
@@ -7,6 +9,22 @@ from models.fusion import FusionModel, build_model
 from models.losses import Objective
 from prep.diagnosis import CLASSES, MELANOMA
 from prep.metadata import FEATURES
+
+
+def rebuilt_network(settings: dict[str, Any], *, size: int, device: torch.device) -> tuple[FusionModel, Objective]:
+    """The network of a member's saved settings for images of `size` x `size` pixels, its weights still to be loaded.
+
+    They are random, so that nothing is fetched.
+    """
+    return build_network(
+        settings["backbone"],
+        ModelConfig(**settings["model"]),
+        OptimConfig(**settings["optim"]),
+        settings["target"],
+        size=size,
+        weights="none",
+        device=device,
+    )
 
 
 def build_network(

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import UserError
-from configs.schema import InferConfig, ModelConfig, OptimConfig
+from configs.schema import InferConfig
 from engine.judging import ENSEMBLE, OOF, SCHEMA_VERSION, read_oof
-from engine.members import LoadedMember, Member, find_members, load_member, sha256_of
-from engine.network import build_network
+from engine.members import LoadedMember, Member, find_members, load_member
+from engine.network import rebuilt_network
 from engine.picture_statistics import STATISTICS
 from evaluation.familiarity import Familiarity
 from evaluation.metrics import Floats
 from evaluation.shipped import Ensemble, rank_references
+from prep.files import file_sha256
 from prep.stage import Encoding
 
 SUMS = "SHA256SUMS"
@@ -92,7 +93,7 @@ def check_sums(folder: Path, names: Sequence[str]) -> None:
         raise UserError(f"{folder} is no bundle (no {SUMS}): make one with python infer.py --export {folder}")
     known = {name: digest for digest, name in (line.split("  ", 1) for line in path.read_text().splitlines())}
     for name in names:
-        if not (folder / name).is_file() or known.get(name) != sha256_of(folder / name):
+        if not (folder / name).is_file() or known.get(name) != file_sha256(folder / name):
             raise UserError(
                 f"{folder / name} is missing or damaged (its SHA-256 is not the one in {SUMS}): copy it again"
             )
@@ -115,16 +116,8 @@ def _of_runs(config: InferConfig, record: dict[str, Any], folder: Path, device: 
 
 
 def _of_bundle(folder: Path, entry: dict[str, Any], device: torch.device) -> LoadedMember:
-    path, config, facts = folder / f"{entry['name']}.safetensors", entry["config"], entry["facts"]
-    network, objective = build_network(
-        config["backbone"],
-        ModelConfig(**config["model"]),
-        OptimConfig(**config["optim"]),
-        config["target"],
-        size=facts["size"],
-        weights="none",
-        device=device,
-    )
+    path = folder / f"{entry['name']}.safetensors"
+    network, objective = rebuilt_network(entry["config"], size=entry["facts"]["size"], device=device)
     network.load_state_dict(load_file(path))
     described = {name: entry[name] for name in ("name", "model", "fold", "config", "facts")}
     return LoadedMember(

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from tensorboard.summary import Writer
 
+from configs.files import written_whole
 from configs.schema import TrainConfig
-from prep.files import written_whole
 
 _PACKAGES = (
     *("torch", "timm", "nvidia-dali-cuda130", "webdataset", "numpy"),

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.files import written_whole
 from loaders.shards import ShardSet
-from prep.files import written_whole
 from prep.manifest import SAMPLES
 
 COLUMNS = ("image_name", "target")

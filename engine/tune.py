@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.schema import LoaderConfig, Placement, TrainConfig
 from engine.distributed import Ranks
 from engine.prepare_step import Speed, blank_batch
@@ -28,7 +29,6 @@ from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.placement import available_placements
 from loaders.shards import ShardSet
-from prep.files import written_whole
 from prep.metadata import FEATURES
 
 _STEP_SECONDS = 4.0  # per way to run the step, compilation not included

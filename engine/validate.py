@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from configs.files import written_whole
 from engine.checkpoint import BEST, LAST, load_checkpoint
 from engine.evaluate import Predictions
 from evaluation.metrics import auc, log_loss, sensitivity, source_aucs, specificity
 from loaders.shards import ShardSet
 from prep.diagnosis import CLASSES
-from prep.files import written_whole
 
 OOF = "oof.parquet"
 _THRESHOLD = 0.5  # of the raw probability, as the reference reports

@@ -3,16 +3,16 @@
 Scores are probabilities, float64 [M, N] for M models and N samples; NaN where a model does not cover a sample.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
+from configs.schema import Combine
 from evaluation.metrics import Bools, Floats
 from evaluation.table import OutOfFold, Whole, left_out
 
-Combine = Literal["mean", "rank", "weighted"]
 WAYS: tuple[Combine, ...] = get_args(Combine)
 _EDGE = 1e-6  # keeps the logarithm finite where a model is certain and wrong
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.schema import Combine
 from evaluation.bootstrap import auc_statistic, bootstrapped, percentile_interval
-from evaluation.combination import Combine
 from evaluation.metrics import SOURCES, Bools, Estimate, Floats, auc, auc_interval
 from evaluation.table import OutOfFold
 

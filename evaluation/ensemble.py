@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from configs.cli import parse, run_command
+from configs.files import written_whole
 from evaluation.foreign import ForeignConfig, read_foreign
 from evaluation.judgement import Judgement, judge
 from evaluation.text import lines
@@ -39,16 +40,16 @@ def main(argv: Sequence[str]) -> None:
 def write(found: Judgement, path: Path) -> None:
     """The figures as JSON or the rows as CSV, by the ending of `path`; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
     if path.suffix == ".json":
-        temporary.write_text(json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n")
+        text = json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n"
     else:
         columns: dict[str, Any] = {"key": found.oof.key, "fold": found.oof.fold}
         columns |= {"target": found.oof.target.astype(int), "raw": found.raw, "rank": found.rank}
         if found.calibrated is not None:
             columns["calibrated"] = found.calibrated
-        pd.DataFrame(columns).to_csv(temporary, index=False)
-    temporary.replace(path)
+        text = pd.DataFrame(columns).to_csv(index=False)
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.schema import Combine
 from evaluation.calibration import Calibrator, calibrated, fit_calibrators
-from evaluation.combination import Combine, basis, equal_weights, fit_weights, weighted_mean
+from evaluation.combination import basis, equal_weights, fit_weights, weighted_mean
 from evaluation.metrics import Bools, Floats
 from evaluation.operating import WANTED, threshold_for
 from evaluation.table import OutOfFold, left_out

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from configs.errors import UserError, check, check_ranges, ranged
-from evaluation.combination import Combine
+from configs.schema import Combine
 from evaluation.metrics import Bools, Floats
 from evaluation.table import OutOfFold, Whole
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from evaluation.combination import WAYS, Combine, out_of_fold_scores
+from configs.schema import Combine
+from evaluation.combination import WAYS, out_of_fold_scores
 from evaluation.comparison import Gain, Row, compare, parts_of
 from evaluation.fitting import CrossFitted, Fitted, cross_fit, fit
 from evaluation.metrics import Floats

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from configs.errors import UserError
+from configs.schema import Combine
 from evaluation.calibration import Calibrator, calibrated
-from evaluation.combination import WAYS, Combine, rank_against, weighted_mean
+from evaluation.combination import WAYS, rank_against, weighted_mean
 from evaluation.metrics import Floats
 from evaluation.operating import OperatingPoint
 from evaluation.table import OutOfFold
 
 SCHEMA = 1
-"""Version of ensemble.json."""
+"""Version of the ensemble's part of ensemble.json."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.prep import PrepConfig
 from prep.duplicates import find_duplicates
-from prep.files import only_builder, written_whole
+from prep.files import only_builder
 from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors

@@ -9,8 +9,9 @@ import pandas as pd
 import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 
+from configs.files import flush, written_whole
 from prep.duplicates import VIEW
-from prep.files import file_sha256, flush, read_bytes, written_whole
+from prep.files import file_sha256, read_bytes
 from prep.folds import fold_table
 from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, write_manifest, write_samples
 from prep.metadata import FEATURES, meta_vectors

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
-from prep.files import written_whole
+from configs.files import written_whole
 from prep.metadata import FEATURES
 
 SCHEMA_VERSION = 2

@@ -4,10 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from configs.files import written_whole
 from configs.prep import MergeConfig, PrepConfig
 from prep.build import stage_images
 from prep.duplicates import find_duplicates
-from prep.files import written_whole
 from prep.folds import fold_table
 from prep.plan import make_plan
 from prep.pool import Workers

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import UserError
-from prep.files import file_sha256, read_bytes, written_whole
+from configs.files import written_whole
+from prep.files import file_sha256, read_bytes
 from prep.stage import chunk_stem
 
 _BLOCK = tarfile.BLOCKSIZE

@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from configs.files import written_whole
 from configs.prep import Fit, PrepConfig, Subsampling
-from prep.files import read_bytes, written_whole
+from prep.files import read_bytes
 from prep.fingerprint import are_flat, perceptual_hashes
 from prep.images import THUMB, BadImageError, StoredImage, store_image
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from configs.errors import UserError
+from configs.files import written_whole
 from configs.prep import SyntheticConfig
-from prep.files import written_whole
 from prep.synth.cases import make_cases, pictures, write_tables
 from prep.synth.lesion import draw_all
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from prep.files import written_whole
+from configs.files import written_whole
 
 
 @pytest.mark.parametrize("fsync", [False, True])
