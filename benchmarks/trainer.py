@@ -25,7 +25,7 @@ from configs.errors import UserError, check
 from configs.machine import usable_cores
 from configs.schema import TrainConfig
 from evaluation.bootstrap import auc_difference_over_seeds
-from evaluation.metrics import auc
+from evaluation.discrimination import auc
 from loaders.shards import ShardSet
 from models.backbones import SHORT_NAMES
 from prep.metadata import FEATURES

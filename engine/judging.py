@@ -19,9 +19,9 @@ from engine.members import Member
 from engine.picture_statistics import STATISTICS
 from engine.records import versions
 from evaluation import shipped
+from evaluation.discrimination import Floats
 from evaluation.familiarity import Familiarity
 from evaluation.judgement import Judgement, judge
-from evaluation.metrics import Floats
 from evaluation.shipped import Ensemble, ensemble_of, rank_references
 from evaluation.table import OutOfFold
 from evaluation.text import lines

@@ -16,8 +16,8 @@ from engine.judging import ENSEMBLE, OOF, SCHEMA_VERSION, read_oof
 from engine.members import LoadedMember, Member, find_members, load_member
 from engine.network import rebuilt_network
 from engine.picture_statistics import STATISTICS
+from evaluation.discrimination import Floats
 from evaluation.familiarity import Familiarity
-from evaluation.metrics import Floats
 from evaluation.shipped import Ensemble, rank_references
 from prep.files import file_sha256
 from prep.stage import Encoding

@@ -10,7 +10,7 @@ import torch
 from configs.files import written_whole
 from engine.checkpoint import BEST, LAST, load_checkpoint
 from engine.evaluate import Predictions
-from evaluation.metrics import auc, log_loss, sensitivity, source_aucs, specificity
+from evaluation.discrimination import auc, log_loss, sensitivity, source_aucs, specificity
 from loaders.shards import ShardSet
 from prep.diagnosis import CLASSES
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evaluation.metrics import Estimate, Floats, auc
+from evaluation.discrimination import Estimate, Floats, auc
 
 Statistic = Callable[[Floats], float]
 """A metric as a function of how often each sample counts, float64 [N]."""

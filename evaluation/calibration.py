@@ -15,7 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from configs.errors import UserError
-from evaluation.metrics import SOURCES, Bools, Floats
+from evaluation.discrimination import SOURCES, Bools, Floats
 from evaluation.table import Whole, left_out, obstacle
 
 Kind = Literal["platt", "isotonic", "none"]

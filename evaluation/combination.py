@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
 from configs.schema import Combine
-from evaluation.metrics import Bools, Floats
+from evaluation.discrimination import Bools, Floats
 from evaluation.table import OutOfFold, Whole, left_out
 
 WAYS: tuple[Combine, ...] = get_args(Combine)

@@ -7,7 +7,7 @@ import numpy as np
 
 from configs.schema import Combine
 from evaluation.bootstrap import auc_statistic, bootstrapped, percentile_interval
-from evaluation.metrics import SOURCES, Bools, Estimate, Floats, auc, auc_interval
+from evaluation.discrimination import SOURCES, Bools, Estimate, Floats, auc, auc_interval
 from evaluation.table import OutOfFold
 
 PARTS = ("merged", "2020", "2019")

@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import binomtest
 from sklearn.mixture import GaussianMixture
 
-from evaluation.metrics import Bools, Estimate, Floats
+from evaluation.discrimination import Bools, Estimate, Floats
 
 
 @dataclass(frozen=True, kw_only=True)

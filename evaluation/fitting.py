@@ -7,7 +7,7 @@ import numpy as np
 from configs.schema import Combine
 from evaluation.calibration import Calibrator, calibrated, fit_calibrators
 from evaluation.combination import basis, equal_weights, fit_weights, weighted_mean
-from evaluation.metrics import Bools, Floats
+from evaluation.discrimination import Bools, Floats
 from evaluation.operating import WANTED, threshold_for
 from evaluation.table import OutOfFold, left_out
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from configs.errors import UserError, check, check_ranges, ranged
 from configs.schema import Combine
-from evaluation.metrics import Bools, Floats
+from evaluation.discrimination import Bools, Floats
 from evaluation.table import OutOfFold, Whole
 
 _KEYS = ("image_name", "key", "isic_id", "image", "id")

@@ -17,8 +17,8 @@ from configs.errors import UserError
 from configs.schema import Combine
 from evaluation.combination import WAYS, out_of_fold_scores
 from evaluation.comparison import Gain, Row, compare, parts_of
+from evaluation.discrimination import Floats
 from evaluation.fitting import CrossFitted, Fitted, cross_fit, fit
-from evaluation.metrics import Floats
 from evaluation.operating import WANTED, OperatingPoint, operating_point, threshold_for
 from evaluation.reliability import Reliability, reliability
 from evaluation.shipped import Ensemble, Member, ensemble_of, plain

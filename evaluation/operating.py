@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics import Bools, Estimate, Floats, wilson_interval
+from evaluation.discrimination import Bools, Estimate, Floats, wilson_interval
 
 WANTED = (0.80, 0.90, 0.95)
 """Sensitivities of the operating points."""

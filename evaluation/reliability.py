@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from evaluation.bootstrap import Statistic, bootstrapped, percentile_interval
 from evaluation.calibration import clipped_logit, logistic_line
-from evaluation.metrics import Bools, Estimate, Floats
+from evaluation.discrimination import Bools, Estimate, Floats
 from evaluation.table import Whole
 
 _NORMAL = 1.959964  # quantile of 97.5 %

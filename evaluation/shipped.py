@@ -12,7 +12,7 @@ from configs.errors import UserError
 from configs.schema import Combine
 from evaluation.calibration import Calibrator, calibrated
 from evaluation.combination import WAYS, rank_against, weighted_mean
-from evaluation.metrics import Floats
+from evaluation.discrimination import Floats
 from evaluation.operating import OperatingPoint
 from evaluation.table import OutOfFold
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evaluation.metrics import Bools, Estimate, Floats, wilson_interval
+from evaluation.discrimination import Bools, Estimate, Floats, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)

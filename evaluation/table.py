@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from configs.errors import UserError
-from evaluation.metrics import Bools, Floats
+from evaluation.discrimination import Bools, Floats
 
 Strings = NDArray[np.str_]
 Whole = NDArray[np.int64]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from evaluation.comparison import PARTS, Gain, Row
+from evaluation.discrimination import Estimate
 from evaluation.judgement import Judgement
-from evaluation.metrics import Estimate
 from evaluation.reliability import Reliability
 from evaluation.stability import Stability
 

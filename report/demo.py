@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.schema import ShowConfig
-from evaluation.metrics import Estimate, auc_interval, paired_auc_difference
+from evaluation.discrimination import Estimate, auc_interval, paired_auc_difference
 from loaders.show import draw_grid
 from report.figures import auc_bars, training_curves
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from configs.schema import TrainConfig
 from engine.records import epoch_lines, member_folder
 from engine.validate import OOF
-from evaluation.metrics import source_aucs
+from evaluation.discrimination import source_aucs
 
 _COLUMNS = {"AUC": "auc", "2020 only": "auc_2020", "2019 only": "auc_2019"}
 

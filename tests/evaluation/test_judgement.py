@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from configs.errors import UserError
 from evaluation.combination import WAYS, Combine
 from evaluation.comparison import best_model
+from evaluation.discrimination import auc_interval
 from evaluation.judgement import judge
-from evaluation.metrics import auc_interval
 from evaluation.shipped import Member
 from evaluation.text import lines
 

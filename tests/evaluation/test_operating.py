@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from simulated import calibrated_case
 
-from evaluation.metrics import sensitivity, specificity, wilson_interval
+from evaluation.discrimination import sensitivity, specificity, wilson_interval
 from evaluation.operating import OperatingPoint, operating_point, threshold_for
 from evaluation.stability import stability
 

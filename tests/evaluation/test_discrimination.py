@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
-from evaluation.metrics import (
+from evaluation.discrimination import (
     auc,
     auc_interval,
     log_loss,
