@@ -20,6 +20,7 @@ from configs.schema import ShowConfig
 from evaluation.discrimination import Estimate, auc_interval, paired_auc_difference
 from loaders.show import draw_grid
 from report.figures import auc_bars, training_curves
+from report.style import save
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("demo")
@@ -51,7 +52,7 @@ def main() -> None:
             sys.exit(finished.returncode)
     draw_grid(ShowConfig(shards=str(ROOT / OUT / "shards")), ROOT / OUT / "samples.png")
     folders = {"/".join(path.parent.parts[-2:]): path.parent for path in sorted((ROOT / OUT / "runs").rglob("best.pt"))}
-    training_curves(folders, ROOT / OUT / "training_curves.png")
+    save(training_curves(folders), ROOT / OUT / "training_curves.png")
     judge(console, minutes=(time.perf_counter() - start) / 60)
 
 

@@ -1,13 +1,15 @@
-"""PNG figures of trained members, and the style that all line and bar figures share."""
+"""PNG figures of trained members."""
 
 from math import nan
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from configs.colours import COLOURS, INK, MUTED
+from configs.colours import COLOURS, INK
 from engine.records import epoch_lines
+from report.style import finish, panels, save
 
 _AUCS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
 
@@ -17,34 +19,33 @@ def member_curves(folder: Path, path: Path) -> None:
     lines = epoch_lines(folder)
     aucs = {label: _series(lines, name) for name, label in _AUCS.items() if name in lines[-1]}
     labelled = {f"{label} {values[-1]:.3f}": values for label, values in aucs.items()}
-    _curves({"": _series(lines, "train_loss")}, labelled, "validation AUC; after the last epoch:", path)
+    save(_curves({"": _series(lines, "train_loss")}, labelled, "validation AUC; after the last epoch:"), path)
 
 
-def training_curves(members: dict[str, Path], path: Path) -> None:
-    """Plot training loss and validation AUC by epoch; `members` maps a name to the folder of its metrics.jsonl."""
+def training_curves(members: dict[str, Path]) -> Figure:
+    """Training loss and validation AUC by epoch; `members` maps a name to the folder of its metrics.jsonl."""
     lines = {name: epoch_lines(folder) for name, folder in members.items()}
-    losses, aucs = ({name: _series(some, key) for name, some in lines.items()} for key in ("train_loss", "auc"))
-    _curves(losses, aucs, "validation AUC", path)
+    losses = {name: _series(some, "train_loss") for name, some in lines.items()}
+    aucs = {name: _series(some, "auc") for name, some in lines.items() if "auc" in some[-1]}
+    return _curves(losses, aucs, "validation AUC")
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> list[float]:
     return [nan if line[name] is None else line[name] for line in lines]
 
 
-def _curves(losses: dict[str, list[float]], aucs: dict[str, list[float]], title: str, path: Path) -> None:
-    panels = [(losses, "training loss (weighted, smoothed)"), *([(aucs, title)] if aucs else [])]
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (curves, heading) in zip(axes, panels, strict=True):
+def _curves(losses: dict[str, list[float]], aucs: dict[str, list[float]], title: str) -> Figure:
+    shown = [(losses, "training loss (weighted, smoothed)"), *([(aucs, title)] if aucs else [])]
+    figure, axes = panels(len(shown))
+    for axis, (curves, heading) in zip(axes, shown, strict=True):
         for number, (name, values) in enumerate(curves.items()):
             colour = COLOURS[number % len(COLOURS)]
             axis.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=name)
-        _finish(axis, heading)
-        axis.set_xlabel("epoch", color=INK)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        finish(axis, heading, "epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if aucs:
         axes[-1].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    return figure
 
 
 def auc_bars(scores: dict[str, tuple[float, float, float]], best: float, path: Path) -> None:
@@ -61,17 +62,5 @@ def auc_bars(scores: dict[str, tuple[float, float, float]], best: float, path: P
     axis.text(best - 0.004, len(names) - 0.35, f"best possible {best:.3f}", color=COLOURS[1], fontsize=8, ha="right")
     axis.set_yticks(range(len(names)), reversed(names), fontsize=8)
     axis.set_xlim(0.5, 1.0)
-    _finish(axis, "AUC on the test images, 95 % interval")
-    _save(figure, path)
-
-
-def _finish(axis: Any, title: str) -> None:
-    axis.set_title(title, fontsize=10, color=INK, loc="left")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=MUTED, labelsize=8)
-    axis.grid(alpha=0.2)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    finish(axis, "AUC on the test images, 95 % interval")
+    save(figure, path)
