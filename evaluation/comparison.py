@@ -75,7 +75,7 @@ def compare(
     }
     paired = _paired(oof, ways) if len(oof.models) > 1 else {}
     columns = tabled | paired
-    statistics = [auc_statistic(oof.target, column) for column in columns.values()]
+    statistics = [auc_statistic(oof.target, column, oof.group) for column in columns.values()]
     drawn = dict(zip(columns, bootstrapped(statistics, oof.group, draws=draws, seed=seed).T, strict=True))
     table = tuple(
         _row(oof, name, score, {part: (tabled[str(number), part], drawn[str(number), part]) for part in PARTS})

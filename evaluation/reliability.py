@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from evaluation.bootstrap import Statistic, bootstrapped, percentile_interval
+from evaluation.bootstrap import bootstrapped_sums, percentile_interval
 from evaluation.calibration import clipped_logit, logistic_line
 from evaluation.discrimination import Bools, Estimate, Floats
+from evaluation.ranking import ratio
 from evaluation.table import Whole
 
 _NORMAL = 1.959964  # quantile of 97.5 %
@@ -63,19 +64,15 @@ def reliability(target: Bools, probability: Floats, group: Whole, *, draws: int 
 
 def brier_skill(target: Bools, probability: Floats, group: Whole, *, draws: int = 1000, seed: int = 0) -> Estimate:
     """1 - Brier score / Brier score of the prevalence, with its percentile interval over groups."""
-    statistic = _skill_statistic(target, probability)
-    drawn = bootstrapped([statistic], group, draws=draws, seed=seed)[:, 0]
-    return percentile_interval(statistic(np.ones(len(target))), drawn)
+    columns = np.stack([np.square(probability - target), target, np.ones(len(target))], axis=1)
+    drawn = bootstrapped_sums(columns, group, draws=draws, seed=seed)
+    return percentile_interval(float(_skill(columns.sum(axis=0))[()]), _skill(drawn))
 
 
-def _skill_statistic(target: Bools, probability: Floats) -> Statistic:
-    error = np.square(probability - target)
-
-    def skill(weight: Floats) -> float:
-        share = float(weight @ target / weight.sum())
-        return 1 - float(weight @ error / weight.sum()) / (share * (1 - share)) if 0 < share < 1 else math.nan
-
-    return skill
+def _skill(sums: Floats) -> Floats:
+    """Of the sums [..., 3] of squared errors, positives and samples; NaN without both classes."""
+    error, positives, samples = np.moveaxis(sums, -1, 0)
+    return 1 - ratio(error * samples, positives * (samples - positives))
 
 
 def recalibration(target: Bools, probability: Floats, group: Whole) -> tuple[Estimate, Estimate, Estimate]:
