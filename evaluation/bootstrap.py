@@ -27,15 +27,18 @@ def bootstrapped(statistics: Sequence[Statistic], group: ArrayLike, *, draws: in
     data", Journal of the Royal Statistical Society B 69(3), 2007, 369-390.
     """
     _, groups = group_numbers(group)
-    blocks = _blocks(groups, draws, seed)
-    return np.concatenate([np.column_stack([statistic(times) for statistic in statistics]) for times in blocks])
+    found = []
+    for drawn in _blocks(groups, draws, seed):
+        times = np.ascontiguousarray(drawn.T)
+        found.append(np.column_stack([statistic(times) for statistic in statistics]))
+    return np.concatenate(found)
 
 
 def bootstrapped_sums(columns: Floats, group: ArrayLike, *, draws: int = 1000, seed: int = 0) -> Floats:
     """Sums over the samples of K columns [N, K] in every draw, float64 [draws, K]: the draws of `bootstrapped`."""
     number, groups = group_numbers(group)
     totals = incidence(number, np.arange(len(number)), (groups, len(number))) @ columns
-    return np.concatenate([times.T @ totals for times in _blocks(groups, draws, seed)])
+    return np.concatenate([times @ totals for times in _blocks(groups, draws, seed)])
 
 
 def auc_statistic(target: ArrayLike, score: ArrayLike, group: ArrayLike) -> Statistic:
@@ -51,6 +54,12 @@ def percentile_interval(value: float, drawn: Floats) -> Estimate:
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(known, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
+
+
+def standard_error(drawn: Floats) -> float:
+    """Spread of the draws [D] of a figure, without those that are NaN; NaN with fewer than two others."""
+    known = drawn[~np.isnan(drawn)]
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
 
 
 def estimated(
@@ -85,10 +94,11 @@ def auc_difference_over_seeds(
 
 
 def _blocks(groups: int, draws: int, seed: int) -> Iterator[Floats]:
-    """How often each group counts [G, D], in blocks of draws that stay in the processor's cache."""
+    """How often each group counts [D, G], in blocks of draws that stay in the processor's cache."""
     rng = np.random.Generator(np.random.Philox(seed))
     size = max(_BLOCK // groups, 1)
     for start in range(0, draws, size):
-        drawn = range(start, min(start + size, draws))
-        times = [np.bincount(rng.integers(groups, size=groups), minlength=groups) for _ in drawn]
-        yield np.stack(times, axis=1).astype(np.float64)
+        times = np.empty((min(size, draws - start), groups))
+        for row in times:
+            row[:] = np.bincount(rng.integers(groups, size=groups), minlength=groups)
+        yield times
