@@ -59,6 +59,8 @@ class Subgroup:
     """AUC."""
     sensitivity: Estimate
     """At the threshold that is fixed for all."""
+    specificity: Estimate
+    """Likewise; where melanoma is rare, a right probability gives a low sensitivity and a high specificity."""
     observed_expected: Estimate
     """Positives over the sum of their probabilities: 1 is right, above 1 means that probabilities are too low."""
     in_the_large: Estimate
@@ -87,11 +89,16 @@ def subgroups(
 ) -> tuple[Subgroup, ...]:
     """Every kind of every family [N], judged by score [N] at `threshold` and by probability [N].
 
-    All figures and differences come from the same draws of whole groups. A gap's test divides the difference by its
+    A kind that has the very rows of an earlier one is left out, so that nothing is tested twice under two names. All
+    figures and differences come from the same draws of whole groups. A gap's test divides the difference by its
     standard error over the draws; Holm's adjustment (Scandinavian Journal of Statistics 6, 1979, 65-70) is over all
     gaps of all families, which holds whatever their dependence.
     """
-    kinds = [(family, str(name)) for family, labels in families.items() for name in np.unique(labels)]
+    rows_of: dict[bytes, tuple[str, str]] = {}
+    for family, labels in families.items():
+        for name in np.unique(labels):
+            rows_of.setdefault((labels == name).tobytes(), (family, str(name)))
+    kinds = list(rows_of.values())
     inside = [families[family] == name for family, name in kinds]
     figures, drawn = _all_figures(target, score, probability, group, inside, threshold, draws, seed)
     few = [min(int((rows & target).sum()), int((rows & ~target).sum())) < LEAST for rows in inside]
@@ -107,6 +114,7 @@ def subgroups(
             few=few[kind],
             auc=percentile_interval(figures[kind, 0, 0], drawn[:, kind, 0, 0]),
             sensitivity=percentile_interval(figures[kind, 0, 1], drawn[:, kind, 0, 1]),
+            specificity=percentile_interval(figures[kind, 0, 3], drawn[:, kind, 0, 3]),
             observed_expected=percentile_interval(figures[kind, 0, 2], drawn[:, kind, 0, 2]),
             in_the_large=calibration_in_the_large(target[inside[kind]], probability[inside[kind]], group[inside[kind]]),
             gaps=tuple(Gap(**{**vars(gap), "adjusted": next(adjusted)}) for gap in gaps[kind]),
@@ -125,21 +133,20 @@ def _all_figures(
     draws: int,
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """AUC, sensitivity and O/E of each kind and of the rest [kinds, 2, 3], and those of every draw [draws, ...]."""
+    """AUC, sensitivity, O/E and specificity of each kind and of the rest [kinds, 2, 4], and those of every draw."""
     rankings = [Ranking(target, np.where(rows, score, np.nan), group) for kind in inside for rows in (kind, ~kind)]
-    hit = target & (score >= threshold)
-    columns = np.stack(
-        [np.where(rows, each, 0.0) for kind in inside for rows in (kind, ~kind) for each in (hit, target, probability)],
-        axis=1,
-    )
+    spared = ~target & (score < threshold)
+    counts = np.stack([target & (score >= threshold), target, probability, spared, ~target], axis=1)
+    columns = np.concatenate([counts, *(counts * rows[:, None] for rows in inside)], axis=1)
 
     def aucs(times: Floats) -> Floats:
         return np.stack([auc_of(ranking.counts(times)) for ranking in rankings], axis=1)
 
     def together(auc: Floats, sums: Floats) -> Floats:
-        hits, positives, expected = np.moveaxis(sums.reshape(len(sums), len(inside), 2, 3), -1, 0)
-        shares = [auc.reshape(positives.shape), ratio(hits, positives), ratio(positives, expected)]
-        return np.stack(shares, axis=-1)
+        whole, kind = sums[:, None, :5], sums[:, 5:].reshape(len(sums), -1, 5)
+        hits, positives, expected, spared, negatives = np.moveaxis(np.stack([kind, whole - kind], axis=2), -1, 0)
+        shares = [ratio(hits, positives), ratio(positives, expected), ratio(spared, negatives)]
+        return np.stack([auc.reshape(positives.shape), *shares], axis=-1)
 
     once = np.ones((group_numbers(group)[1], 1))
     figures = together(aucs(once), columns.sum(axis=0)[None])[0]
@@ -150,7 +157,7 @@ def _all_figures(
 
 
 def _gaps(figures: Floats, drawn: Floats) -> tuple[Gap, ...]:
-    """The gaps of one kind, not adjusted yet, from figures [2, 3] and drawn [draws, 2, 3] of it and the rest."""
+    """The gaps of one kind, not adjusted yet, from figures [2, 4] and drawn [draws, 2, 4] of it and the rest."""
     found = []
     for number, figure in enumerate(("auc", "sensitivity", "observed/expected")):
         values, each = figures[:, number], drawn[:, :, number]
