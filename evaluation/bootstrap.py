@@ -1,45 +1,50 @@
-"""Intervals by resampling whole groups (patients, lesions), for metrics without a closed-form interval."""
+"""Intervals by resampling whole groups (patients, lesions), for metrics without a closed-form interval.
+
+The draws are a function of the groups and the seed: calls with the same two see the same draws, so that their figures
+may be subtracted draw by draw.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from evaluation.discrimination import Estimate, Floats, auc
+from evaluation.ranking import Ranking, auc_of, group_numbers, incidence
 
-Statistic = Callable[[Floats], float]
-"""A metric as a function of how often each sample counts, float64 [N]."""
-_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+Statistic = Callable[[Floats], Floats]
+"""A metric as a function of how often each group counts in D draws, float64 [G, D]: [D], or [D, K] for K figures.
+
+The groups are numbered as `ranking.group_numbers` does."""
+_CACHED, _HELD = 1 << 18, 1 << 22  # counts in a block that stays in the processor's cache, or merely in memory
 
 
 def bootstrapped(statistics: Sequence[Statistic], group: ArrayLike, *, draws: int = 1000, seed: int = 0) -> Floats:
-    """Every statistic of every draw, float64 [draws, statistics].
+    """Every figure of every statistic in every draw, float64 [draws, figures].
 
-    A draw samples groups [N] with replacement. All statistics see the same draws, so that their differences are paired.
+    A draw samples groups [N] with replacement, as many as there are. Source: Field, Welsh, "Bootstrapping clustered
+    data", Journal of the Royal Statistical Society B 69(3), 2007, 369-390.
     """
-    number, groups = _numbered(group)
-    rng = np.random.Generator(np.random.Philox(seed))
-    weights = (_group_weights(number, groups, rng) for _ in range(draws))
-    return np.array([[statistic(weight) for statistic in statistics] for weight in weights], dtype=np.float64)
+    _, groups = group_numbers(group)
+    found = []
+    for drawn in _blocks(groups, draws, seed, _CACHED):
+        times = np.ascontiguousarray(drawn.T)
+        found.append(np.column_stack([statistic(times) for statistic in statistics]))
+    return np.concatenate(found)
 
 
-def auc_statistic(target: ArrayLike, score: ArrayLike) -> Statistic:
+def bootstrapped_sums(columns: Floats, group: ArrayLike, *, draws: int = 1000, seed: int = 0) -> Floats:
+    """Sums over the samples of K columns [N, K] in every draw, float64 [draws, K]: the draws of `bootstrapped`."""
+    number, groups = group_numbers(group)
+    totals = incidence(number, np.arange(len(number)), (groups, len(number))) @ columns
+    return np.concatenate([times @ totals for times in _blocks(groups, draws, seed, _HELD)])
+
+
+def auc_statistic(target: ArrayLike, score: ArrayLike, group: ArrayLike) -> Statistic:
     """The AUC over the samples whose `score` [N] is not NaN, ties one half; NaN for a draw without both classes."""
-    scores, truth = np.asarray(score, dtype=np.float64), np.asarray(target).astype(bool)
-    known = ~np.isnan(scores)
-    positive, negative = np.flatnonzero(truth & known), np.flatnonzero(~truth & known)
-    negative = negative[np.argsort(scores[negative])]
-    # What is sorted once here: how many of the negatives lie below each positive, and how many below or level.
-    below, not_above = (np.searchsorted(scores[negative], scores[positive], side) for side in _SIDES)
-
-    def drawn(weight: Floats) -> float:
-        counted, beaten = weight[positive], np.append(0.0, np.cumsum(weight[negative]))
-        pairs = float(counted.sum() * beaten[-1])
-        return float(counted @ (beaten[below] + beaten[not_above])) / (2 * pairs) if pairs else math.nan
-
-    return drawn
+    ranking = Ranking(target, score, group)
+    return lambda times: auc_of(ranking.counts(times))
 
 
 def percentile_interval(value: float, drawn: Floats) -> Estimate:
@@ -49,6 +54,22 @@ def percentile_interval(value: float, drawn: Floats) -> Estimate:
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(known, (0.025, 0.975))
     return Estimate(value, float(low), float(high))
+
+
+def standard_error(drawn: Floats) -> float:
+    """Spread of the draws [D] of a figure, without those that are NaN; NaN with fewer than two others."""
+    known = drawn[~np.isnan(drawn)]
+    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
+def estimated(
+    statistics: Sequence[Statistic], group: ArrayLike, *, draws: int = 1000, seed: int = 0
+) -> tuple[list[Estimate], Floats]:
+    """Every figure of every statistic with its 95 % percentile interval over groups [N], and the draws of all."""
+    once = np.ones((group_numbers(group)[1], 1))
+    values = np.column_stack([statistic(once) for statistic in statistics])[0]
+    drawn = bootstrapped(statistics, group, draws=draws, seed=seed)
+    return [percentile_interval(float(value), column) for value, column in zip(values, drawn.T, strict=True)], drawn
 
 
 def auc_difference_over_seeds(
@@ -61,34 +82,23 @@ def auc_difference_over_seeds(
     with replacement for each system separately, since the seeds of two systems are unrelated. Draws without both
     classes are left out. Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    truth = np.asarray(target).astype(bool)
-    scores = [np.atleast_2d(np.asarray(system, dtype=np.float64)) for system in (a, b)]
-    statistics = [[auc_statistic(truth, row) for row in system] for system in scores]
-    number, groups = _numbered(group)
+    systems = [np.atleast_2d(np.asarray(system, dtype=np.float64)) for system in (a, b)]
+    rng = np.random.Generator(np.random.Philox([seed, 1]))
+    values, means = [], []
+    for system in systems:
+        values.append(float(np.mean([auc(target, row) for row in system])))
+        aucs = bootstrapped([auc_statistic(target, row, group) for row in system], group, draws=draws, seed=seed)
+        chosen = rng.integers(len(system), size=aucs.shape)
+        means.append(np.take_along_axis(aucs, chosen, axis=1).mean(axis=1))
+    return percentile_interval(values[0] - values[1], means[0] - means[1])
+
+
+def _blocks(groups: int, draws: int, seed: int, held: int) -> Iterator[Floats]:
+    """How often each group counts [D, G], in blocks of about as many counts as are `held` at once."""
     rng = np.random.Generator(np.random.Philox(seed))
-    found = []
-    for _ in range(draws):
-        weight = _group_weights(number, groups, rng)
-        if weight[truth].any() and weight[~truth].any():
-            first, second = (_mean_over_seeds(system, weight, rng) for system in statistics)
-            found.append(first - second)
-    means = [float(np.mean([auc(truth, row) for row in system])) for system in scores]
-    return percentile_interval(means[0] - means[1], np.array(found))
-
-
-def _numbered(group: ArrayLike) -> tuple[NDArray[np.intp], int]:
-    """Each sample's group as a number from 0 [N], and how many groups there are."""
-    names, number = np.unique(np.asarray(group).astype(str), return_inverse=True)
-    return number, len(names)
-
-
-def _group_weights(number: NDArray[np.intp], groups: int, rng: np.random.Generator) -> Floats:
-    """How often each sample [N] is in one draw of as many groups as there are."""
-    times = np.bincount(rng.integers(groups, size=groups), minlength=groups)
-    return times[number].astype(np.float64)
-
-
-def _mean_over_seeds(statistics: list[Statistic], weight: Floats, rng: np.random.Generator) -> float:
-    """Mean of S statistics drawn with replacement, one for each seed."""
-    drawn, times = np.unique(rng.integers(len(statistics), size=len(statistics)), return_counts=True)
-    return float(np.average([statistics[number](weight) for number in drawn], weights=times))
+    size = max(held // groups, 1)
+    for start in range(0, draws, size):
+        times = np.empty((min(size, draws - start), groups))
+        for row in times:
+            row[:] = np.bincount(rng.integers(groups, size=groups), minlength=groups)
+        yield times

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 SOURCES = ("2019", "2020")
@@ -40,16 +41,26 @@ def auc(target: ArrayLike, score: ArrayLike) -> float:
 
 
 def auc_interval(target: ArrayLike, score: ArrayLike, level: float = 0.95) -> Estimate:
-    """AUC and its normal interval from DeLong's variance, clipped to 0 to 1.
+    """AUC and its interval: normal on the logit scale, with DeLong's variance, so that it stays within 0 to 1.
 
-    NaN as in `auc`; only the bounds are NaN if a class has a single sample. If the classes do not overlap, the
-    variance is 0 and the interval has no width, which is a limitation of the method.
-    Raises ValueError as `auc` does.
+    Source of the scale: Pepe, The Statistical Evaluation of Medical Tests for Classification and Prediction, 2003,
+    section 5.2; Qin, Hotilovac, Statistical Methods in Medical Research 17(2), 2008, 207-221, compare it with others.
+    An AUC of 0 or 1 has no logit. Of P positives and N negatives, min(P, N) pairs can be formed that share no sample;
+    these are independent and all ordered alike, so that the exact binomial bound (Clopper, Pearson, Biometrika 26,
+    1934, 404-413) of as many trials holds: a wide one, the other bound being the AUC itself.
+    NaN as in `auc`; only the bounds are NaN if a class has a single sample. Raises ValueError as `auc` does.
     """
     truth, (scores,) = _checked(target, score=score)
     values, covariance = _delong(truth, scores[None])
-    interval = _normal_interval(float(values[0]), float(covariance[0, 0]), level)
-    return Estimate(interval.value, *(float(np.clip(bound, 0, 1)) for bound in (interval.low, interval.high)))
+    value, variance, z = float(values[0]), float(covariance[0, 0]), _quantile(level)
+    if math.isnan(variance):
+        return Estimate(value, math.nan, math.nan)
+    if value in (0, 1):
+        bound = ((1 - level) / 2) ** (1 / min(truth.sum(), (~truth).sum()))
+        return Estimate(value, *((bound, 1.0) if value == 1 else (0.0, 1 - bound)))
+    half_width = z * math.sqrt(variance) / (value * (1 - value))
+    low, high = (float(expit(logit(value) + side)) for side in (-half_width, half_width))
+    return Estimate(value, low, high)
 
 
 def paired_auc_difference(target: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
@@ -139,11 +150,16 @@ def _delong(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def _normal_interval(value: float, variance: float, level: float) -> Estimate:
+    # Rounding can leave the variance of equal scores slightly below 0.
+    half_width = _quantile(level) * math.sqrt(max(variance, 0.0))
+    return Estimate(value, value - half_width, value + half_width)
+
+
+def _quantile(level: float) -> float:
+    """Standard errors on either side of a normal interval."""
     if not 0 < level < 1:
         raise ValueError(f"level={level} is out of range: give a confidence level between 0 and 1")
-    # Rounding can leave the variance of equal scores slightly below 0.
-    half_width = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
-    return Estimate(value, value - half_width, value + half_width)
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _checked(target: ArrayLike, **scores: ArrayLike) -> tuple[Bools, list[Floats]]:

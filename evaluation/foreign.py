@@ -68,11 +68,11 @@ def read_foreign(config: ForeignConfig) -> tuple[OutOfFold, list[str]]:
         _require_keys(first, config.files[0], rows, name)
     truth, remarks = _truth(config, first)
     truth_name = config.truth or config.files[0]
-    group = _column(truth, config.group, truth_name) if config.group else truth.index.to_series()
-    target = _numbers(truth, config.target, truth_name, (0, 1))
-    source = _numbers(truth, config.source, truth_name, (2019, 2020, 0)) if config.source else 0 * target
+    group = column(truth, config.group, truth_name) if config.group else truth.index.to_series()
+    target = numbers(truth, config.target, truth_name, (0, 1))
+    source = numbers(truth, config.source, truth_name, (2019, 2020, 0)) if config.source else 0 * target
     if config.fold:
-        fold = np.unique(_column(truth, config.fold, truth_name).to_numpy(), return_inverse=True)[1]
+        fold = np.unique(column(truth, config.fold, truth_name).to_numpy(), return_inverse=True)[1]
     else:
         fold = drawn_folds(group.to_numpy(), target.to_numpy() == 1, config.folds, config.seed)
         of_what = f"by {config.group}" if config.group else "sample by sample, since --group names no column"
@@ -112,7 +112,14 @@ def drawn_folds(group: ArrayLike, target: Bools, folds: int, seed: int) -> Whole
 
 
 def _read(path: Path, key: str) -> pd.DataFrame:
-    """A CSV file as strings, by key; empty cells are missing."""
+    """A CSV file by key, which is a column no longer."""
+    rows = read_csv(path)
+    name = key or usual_key(rows) or rows.columns[0]
+    return keyed(rows, name, str(path)).drop(columns=name)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as strings, its rows named "row 1" and so on; empty cells are missing."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: give CSV files of predictions")
     try:
@@ -122,15 +129,23 @@ def _read(path: Path, key: str) -> pd.DataFrame:
             rows = pd.read_csv(path, dtype="str", encoding="utf-8-sig", index_col=False)
     except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV file: {error}") from error
-    name = key or next((each for each in _KEYS if each in rows.columns), rows.columns[0])
-    keys = _column(rows, name, str(path))
-    if keys.duplicated().any():
-        raise UserError(
-            f"{path}, column {name}: {keys[keys.duplicated()].iloc[0]!r} is there twice: give each key once"
-        )
     if rows.empty:
         raise UserError(f"{path} has no rows")
-    return rows.set_index(name)
+    return rows.set_axis([f"row {number}" for number in range(1, len(rows) + 1)])
+
+
+def usual_key(rows: pd.DataFrame) -> str:
+    """The first column with a name that keys usually have; empty if there is none."""
+    return next((each for each in _KEYS if each in rows.columns), "")
+
+
+def keyed(rows: pd.DataFrame, name: str, file: str) -> pd.DataFrame:
+    """The rows named by a column in which each cell is there once."""
+    keys = column(rows, name, file)
+    if keys.duplicated().any():
+        twice = keys[keys.duplicated()].iloc[0]
+        raise UserError(f"{file}, column {name}: {twice!r} is there twice: give each key once")
+    return rows.set_axis(keys.to_numpy())
 
 
 def _require_keys(rows: pd.DataFrame, name: str, wanted: pd.DataFrame, wanted_by: str) -> None:
@@ -140,7 +155,7 @@ def _require_keys(rows: pd.DataFrame, name: str, wanted: pd.DataFrame, wanted_by
         raise UserError(f"{name} lacks {lacking}: give files of the same samples, or --key if the column is another")
 
 
-def _column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
+def column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
     """A column without missing cells."""
     if name not in rows.columns:
         raise UserError(f"{file} has no column {name!r}; it has {', '.join(rows.columns)}")
@@ -152,28 +167,34 @@ def _column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
     return rows[name]
 
 
-def _numbers(rows: pd.DataFrame, name: str, file: str, allowed: Sequence[int] = ()) -> pd.Series:
-    """A column of numbers, each one of `allowed`, or 0 to 1."""
-    text = _column(rows, name, file)
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    bad = ~(numbers.isin(allowed) if allowed else numbers.between(0, 1))
-    if bad.any():
-        wanted = " or ".join(map(str, allowed)) or "a number of 0 to 1"
-        where = f"{file}, column {name}, {rows.index[bad][0]}"
-        raise UserError(f"{where}: {text[bad].iloc[0]!r}, wanted {wanted} ({int(bad.sum())} such rows)")
-    return numbers
+def numbers(
+    rows: pd.DataFrame, name: str, file: str, allowed: Sequence[int] = (), *, bounded: bool = True
+) -> pd.Series:
+    """A column of numbers, each one of `allowed`, or 0 to 1, or finite if it need not be `bounded`."""
+    text = column(rows, name, file)
+    found = pd.to_numeric(text, errors="coerce").astype("float64")
+    if allowed:
+        good, wanted = found.isin(allowed), " or ".join(map(str, allowed))
+    elif bounded:
+        good, wanted = found.between(0, 1), "a number of 0 to 1"
+    else:
+        good, wanted = found.abs() < np.inf, "a number"
+    if not good.all():
+        where = f"{file}, column {name}, {rows.index[~good][0]}"
+        raise UserError(f"{where}: {text[~good].iloc[0]!r}, wanted {wanted} ({int((~good).sum())} such rows)")
+    return found
 
 
 def _score(rows: pd.DataFrame, file: str, name: str, meant: set[str]) -> Floats:
     """The predictions of one file [N], from the column `name` or the only one that can be meant."""
     if not name:
-        others = [column for column in rows.columns if column not in meant]
+        others = [each for each in rows.columns if each not in meant]
         possible = [each for each in others if pd.to_numeric(rows[each], errors="coerce").between(0, 1).all()]
         if len(possible) != 1:
             found = ", ".join(possible) or "none"
             raise UserError(f"{file}: columns of numbers of 0 to 1: {found}; name the prediction's with --score")
         name = possible[0]
-    return _numbers(rows, name, file).to_numpy(dtype=np.float64)
+    return numbers(rows, name, file).to_numpy(dtype=np.float64)
 
 
 def _names(files: Sequence[str]) -> tuple[str, ...]:

@@ -75,3 +75,14 @@ def sensitivity_and_specificity(target: Bools, decision: Bools) -> tuple[Estimat
         wilson_interval(int((target & decision).sum()), positives),
         wilson_interval(int((~target & ~decision).sum()), negatives),
     )
+
+
+def threshold_for_specificity(target: Bools, score: Floats, wanted: float) -> float:
+    """The smallest threshold at which the specificity on target [N] and score [N] is `wanted` or more.
+
+    Raises ValueError without negatives, or for a specificity outside 0 to 1.
+    """
+    negative = np.sort(score[~target])
+    if not len(negative) or not 0 < wanted <= 1:
+        raise ValueError(f"no threshold gives specificity {wanted} on {len(negative)} negatives")
+    return float(np.nextafter(negative[math.ceil(wanted * len(negative) - 1e-9) - 1], np.inf))

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from evaluation.bootstrap import Statistic, bootstrapped, percentile_interval
+from evaluation.bootstrap import bootstrapped_sums, percentile_interval
 from evaluation.calibration import clipped_logit, logistic_line
-from evaluation.discrimination import Bools, Estimate, Floats
+from evaluation.discrimination import Bools, Estimate, Floats, wilson_interval
+from evaluation.ranking import ratio
 from evaluation.table import Whole
 
 _NORMAL = 1.959964  # quantile of 97.5 %
@@ -63,19 +64,15 @@ def reliability(target: Bools, probability: Floats, group: Whole, *, draws: int 
 
 def brier_skill(target: Bools, probability: Floats, group: Whole, *, draws: int = 1000, seed: int = 0) -> Estimate:
     """1 - Brier score / Brier score of the prevalence, with its percentile interval over groups."""
-    statistic = _skill_statistic(target, probability)
-    drawn = bootstrapped([statistic], group, draws=draws, seed=seed)[:, 0]
-    return percentile_interval(statistic(np.ones(len(target))), drawn)
+    columns = np.stack([np.square(probability - target), target, np.ones(len(target))], axis=1)
+    drawn = bootstrapped_sums(columns, group, draws=draws, seed=seed)
+    return percentile_interval(float(_skill(columns.sum(axis=0))[()]), _skill(drawn))
 
 
-def _skill_statistic(target: Bools, probability: Floats) -> Statistic:
-    error = np.square(probability - target)
-
-    def skill(weight: Floats) -> float:
-        share = float(weight @ target / weight.sum())
-        return 1 - float(weight @ error / weight.sum()) / (share * (1 - share)) if 0 < share < 1 else math.nan
-
-    return skill
+def _skill(sums: Floats) -> Floats:
+    """Of the sums [..., 3] of squared errors, positives and samples; NaN without both classes."""
+    error, positives, samples = np.moveaxis(sums, -1, 0)
+    return 1 - ratio(error * samples, positives * (samples - positives))
 
 
 def recalibration(target: Bools, probability: Floats, group: Whole) -> tuple[Estimate, Estimate, Estimate]:
@@ -91,10 +88,20 @@ def recalibration(target: Bools, probability: Floats, group: Whole) -> tuple[Est
     slope, intercept = logistic_line(target, odds)
     design = np.stack([odds, np.ones(len(odds))], axis=1)
     errors = _robust_errors(design, target, expit(slope * odds + intercept), group)
+    return _wald(slope, errors[0]), _wald(intercept, errors[1]), calibration_in_the_large(target, probability, group)
+
+
+def calibration_in_the_large(target: Bools, probability: Floats, group: Whole) -> Estimate:
+    """Intercept of the logistic regression of target on log odds with the slope held at 1, as in `recalibration`.
+
+    NaN without both classes.
+    """
+    if target.all() or not target.any():
+        return Estimate(math.nan, math.nan, math.nan)
+    odds = clipped_logit(probability)
     shift = float(brentq(lambda shift: float((target - expit(odds + shift)).sum()), -50, 50))
-    (shift_error,) = _robust_errors(design[:, 1:], target, expit(odds + shift), group)
-    joint = (_wald(slope, errors[0]), _wald(intercept, errors[1]))
-    return (*joint, _wald(shift, shift_error))
+    (error,) = _robust_errors(np.ones((len(odds), 1)), target, expit(odds + shift), group)
+    return _wald(shift, error)
 
 
 def _robust_errors(design: Floats, target: Bools, fitted: Floats, group: Whole) -> list[float]:
@@ -115,18 +122,56 @@ def _wald(value: float, error: float) -> Estimate:
 
 def calibration_error(target: Bools, probability: Floats, bins: int = _BINS) -> float:
     """Mean over bins of equal count, weighted by it, of |mean probability - share of positives|."""
-    number = _bin_numbers(probability, bins)
+    number = bin_numbers(probability, bins)
     return float(np.abs(np.bincount(number, probability - target)).sum() / len(target))
 
 
 def ece_if_perfect(probability: Floats, bins: int = _BINS, *, draws: int = 200, seed: int = 0) -> Floats:
     """`calibration_error` [draws] where each target is drawn with exactly its probability."""
-    number, rng = _bin_numbers(probability, bins), np.random.default_rng(seed)
+    number, rng = bin_numbers(probability, bins), np.random.default_rng(seed)
     missed = (np.bincount(number, probability - (rng.random(len(probability)) < probability)) for _ in range(draws))
     return np.array([np.abs(each).sum() / len(probability) for each in missed])
 
 
-def _bin_numbers(probability: Floats, bins: int) -> NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Samples of like probability: a point of a reliability diagram."""
+
+    samples: int
+    """Number of samples."""
+    positives: int
+    """Melanomas among them."""
+    groups: int
+    """Groups among them."""
+    predicted: float
+    """Their mean probability."""
+    observed: Estimate
+    """Their share of positives, with Wilson's interval for as many independent trials as there are groups."""
+
+
+def reliability_bins(target: Bools, probability: Floats, group: Whole, bins: int = _BINS) -> tuple[Bin, ...]:
+    """The bins of `calibration_error`, from the lowest probability up.
+
+    Counting a group once is right where its samples are alike and too careful where they are not; unlike a bootstrap
+    it has an interval where a bin has no positives.
+    """
+    number, found = bin_numbers(probability, bins), []
+    for rows in (number == each for each in np.unique(number)):
+        groups = len(np.unique(group[rows]))
+        share = float(target[rows].mean())
+        found.append(
+            Bin(
+                samples=int(rows.sum()),
+                positives=int(target[rows].sum()),
+                groups=groups,
+                predicted=float(probability[rows].mean()),
+                observed=wilson_interval(share * groups, groups),
+            )
+        )
+    return tuple(found)
+
+
+def bin_numbers(probability: Floats, bins: int) -> NDArray[np.int64]:
     """Each sample's bin [N] in order of probability, the counts differing by one at most."""
     order = np.argsort(probability, kind="stable")
     number = np.empty(len(order), dtype=np.int64)

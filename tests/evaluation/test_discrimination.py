@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import expit, logit
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import roc_auc_score
 
@@ -67,10 +69,10 @@ def test_delong_equals_the_naive_form(columns: Floats) -> None:
     target, a, b = columns
     values, covariance = naive_delong(target, columns[1:])
     single = auc_interval(target, a, level=ONE_SIGMA)
-    half = math.sqrt(covariance[0, 0])
     assert single.value == pytest.approx(values[0])
-    assert single.high == pytest.approx(min(values[0] + half, 1), abs=1e-4)
-    assert single.low == pytest.approx(max(values[0] - half, 0), abs=1e-4)
+    if 0 < values[0] < 1:
+        half = math.sqrt(covariance[0, 0]) / (values[0] * (1 - values[0]))
+        assert (single.low, single.high) == pytest.approx(tuple(expit(logit(values[0]) + np.array([-half, half]))))
     difference = paired_auc_difference(target, a, b, level=ONE_SIGMA)
     variance = max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0)
     assert difference.value == pytest.approx(values[0] - values[1])
@@ -90,14 +92,27 @@ def test_intervals_agree_with_the_bootstrap() -> None:
         assert (estimate.high - estimate.low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.1)
 
 
-def test_interval_covers_the_truth_at_its_nominal_level() -> None:
-    truth = NormalDist().cdf(0.5)  # a positive is N(1, 2), a negative N(0, 2), in means and variances
-    covered = 0
-    for seed in range(400):
-        target, a, _ = simulated(200, seed)
-        estimate = auc_interval(target, a, level=0.9)
-        covered += estimate.low <= truth <= estimate.high
-    assert covered / 400 == pytest.approx(0.9, abs=0.04)
+@pytest.mark.parametrize(("positives", "negatives", "truth"), [(117, 6508, 0.93), (50, 500, 0.85)])
+def test_interval_covers_the_truth_at_its_nominal_level(positives: int, negatives: int, truth: float) -> None:
+    """Binormal scores: a positive is N(d, 1), a negative N(0, 1), and the AUC is P(N(d, 2) > 0)."""
+    rng, distance = np.random.default_rng(0), math.sqrt(2) * NormalDist().inv_cdf(truth)
+    target = np.arange(positives + negatives) < positives
+    found = [auc_interval(target, rng.normal(size=len(target)) + distance * target) for _ in range(1000)]
+    assert 0.93 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.97
+
+
+def test_classes_that_do_not_overlap_have_an_interval_of_independent_pairs() -> None:
+    """Five positives and nine negatives, all in order: five pairs that share no sample, as in five heads of five."""
+    target = np.arange(14) >= 9
+    right, wrong = auc_interval(target, np.arange(14)), auc_interval(target, -np.arange(14))
+    assert right.value == 1
+    assert (right.low, right.high) == pytest.approx(tuple(binomtest(5, 5).proportion_ci(method="exact")))
+    assert (wrong.value, wrong.low, wrong.high) == pytest.approx((0, 0, 1 - right.low))
+
+
+def test_the_interval_of_an_auc_near_1_stays_below_1() -> None:
+    found = auc_interval([*[0] * 20, 1, 0, 1, 1, 1, 1], np.arange(26))
+    assert 0.5 < found.low < found.value < found.high < 1
 
 
 def test_difference_is_tighter_than_independent_intervals_and_changes_sign() -> None:

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from simulated import calibrated_case
 
 from evaluation.discrimination import sensitivity, specificity, wilson_interval
-from evaluation.operating import OperatingPoint, operating_point, threshold_for
+from evaluation.operating import OperatingPoint, operating_point, threshold_for, threshold_for_specificity
 from evaluation.stability import stability
 
 
@@ -21,6 +21,22 @@ def test_the_threshold_is_the_largest_that_reaches_the_sensitivity(positives: in
     found = threshold_for(target, score, wanted)
     assert sensitivity(target, score, found) >= wanted - 1e-9
     assert sensitivity(target, score, np.nextafter(found, 2)) < wanted - 1e-9
+
+
+@given(st.integers(1, 60), st.sampled_from([0.8, 0.9, 0.95, 1.0]), st.integers(0, 5))
+def test_the_threshold_is_the_smallest_that_reaches_the_specificity(negatives: int, wanted: float, digits: int) -> None:
+    rng = np.random.default_rng(negatives)
+    target = np.arange(negatives + 30) >= negatives
+    score = np.round(rng.random(len(target)), digits)
+    found = threshold_for_specificity(target, score, wanted)
+    assert specificity(target, score, found) >= wanted - 1e-9
+    assert specificity(target, score, np.nextafter(found, -2)) < wanted - 1e-9
+
+
+def test_no_negatives_or_a_specificity_above_1_is_refused() -> None:
+    for target, wanted in ((np.ones(3, dtype=bool), 0.9), (np.zeros(3, dtype=bool), 1.1)):
+        with pytest.raises(ValueError, match="no threshold"):
+            threshold_for_specificity(target, np.arange(3.0), wanted)
 
 
 @pytest.mark.parametrize(("positives", "needed"), [(20, 19), (40, 38), (100, 95)])

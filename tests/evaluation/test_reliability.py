@@ -9,9 +9,11 @@ from sklearn.metrics import brier_score_loss
 from evaluation.reliability import (
     brier_skill,
     calibration_error,
+    calibration_in_the_large,
     ece_if_perfect,
     recalibration,
     reliability,
+    reliability_bins,
 )
 
 
@@ -95,3 +97,31 @@ def test_classes_that_do_not_overlap_give_a_slope_without_bounds() -> None:
     slope, _, _ = recalibration(target, np.linspace(0.1, 0.9, 40), np.arange(40))
     assert slope.value > 10
     assert not slope.high - slope.low < 10  # wide or NaN
+
+
+def test_the_bins_are_the_parts_of_the_sorted_probabilities() -> None:
+    target, probability = calibrated_case(95)
+    parts = np.array_split(np.argsort(probability), 5)
+    found = reliability_bins(target, probability, np.arange(95) // 2, bins=5)
+    assert [each.samples for each in found] == [len(part) for part in parts]
+    assert [each.positives for each in found] == [target[part].sum() for part in parts]
+    assert [each.groups for each in found] == [len(set(part // 2)) for part in parts]
+    assert [each.predicted for each in found] == pytest.approx([probability[part].mean() for part in parts])
+    assert [each.observed.value for each in found] == pytest.approx([target[part].mean() for part in parts])
+
+
+def test_copies_of_a_sample_do_not_narrow_a_bin() -> None:
+    target, probability = calibrated_case(200)
+    once = reliability_bins(target, probability, np.arange(200), bins=4)
+    copied = reliability_bins(*(np.repeat(each, 5) for each in (target, probability)), np.repeat(np.arange(200), 5), 4)
+    for ours, theirs in zip(copied, once, strict=True):
+        bounds = (theirs.observed.value, theirs.observed.low, theirs.observed.high)
+        assert (ours.observed.value, ours.observed.low, ours.observed.high) == pytest.approx(bounds)
+
+
+def test_the_calibration_in_the_large_is_the_shift_that_makes_the_sums_equal() -> None:
+    target, probability = calibrated_case(1000)
+    low = expit(logit(probability) - 1)
+    found = calibration_in_the_large(target, low, np.arange(1000))
+    assert expit(logit(low) + found.value).sum() == pytest.approx(target.sum())
+    assert math.isnan(calibration_in_the_large(np.ones(3, dtype=bool), low[:3], np.arange(3)).value)
