@@ -1,4 +1,4 @@
-# make demo    synthetic data -> shards -> training -> ensemble -> table and pictures, in demo/
+# make demo    synthetic data -> shards -> training -> ensemble -> table and report, in demo/
 # make test    the tests, but for those that take minutes; make test-long runs these
 # make check   format, lint, types and tests
 # Each sets up .venv by itself: it takes Python 3.11 to 3.13 with pip, nothing else.

@@ -19,8 +19,7 @@ from rich.table import Table
 from configs.schema import ShowConfig
 from evaluation.discrimination import Estimate, auc_interval, paired_auc_difference
 from loaders.show import draw_grid
-from report.figures import auc_bars, training_curves
-from report.style import save
+from report.figures import auc_bars
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("demo")
@@ -38,6 +37,7 @@ def commands() -> list[str]:
         *(f"{train} --fold 0 --model.inputs {kind} --out demo/ablation/{kind}" for kind in ABLATIONS),
         "infer.py --ensemble --runs demo/runs --shards demo/shards --out demo/submissions",
         "infer.py --runs demo/ablation --shards demo/shards --out demo/submissions",
+        "-m report --runs demo/runs --shards demo/shards --predictions demo/submissions --out demo/report",
     ]
 
 
@@ -51,8 +51,6 @@ def main() -> None:
         if finished.returncode:
             sys.exit(finished.returncode)
     draw_grid(ShowConfig(shards=str(ROOT / OUT / "shards")), ROOT / OUT / "samples.png")
-    folders = {"/".join(path.parent.parts[-2:]): path.parent for path in sorted((ROOT / OUT / "runs").rglob("best.pt"))}
-    save(training_curves(folders), ROOT / OUT / "training_curves.png")
     judge(console, minutes=(time.perf_counter() - start) / 60)
 
 
@@ -102,7 +100,9 @@ def _print(
     for kind, estimate in paired.items():
         interval = f"95 % {estimate.low:+.3f} to {estimate.high:+.3f}"
         console.print(f"tiny_fold0 minus its {kind}-only form: {estimate.value:+.3f} ({interval})", highlight=False)
-    console.print(f"Figures, submissions and results.json are in {OUT}/", highlight=False)
+    console.print(
+        f"Submissions and results.json are in {OUT}/; the report is {OUT}/report/report.html", highlight=False
+    )
 
 
 def _plain(estimate: Estimate) -> dict[str, float]:

@@ -18,29 +18,33 @@ def member_curves(folder: Path, path: Path) -> None:
     """Plot one member's training loss and any validation AUCs by epoch, from the metrics.jsonl in `folder`."""
     lines = epoch_lines(folder)
     aucs = {label: _series(lines, name) for name, label in _AUCS.items() if name in lines[-1]}
-    labelled = {f"{label} {values[-1]:.3f}": values for label, values in aucs.items()}
-    save(_curves({"": _series(lines, "train_loss")}, labelled, "validation AUC; after the last epoch:"), path)
+    labelled = {f"{label} {values[-1]:.3f}": [values] for label, values in aucs.items()}
+    save(_curves({"": [_series(lines, "train_loss")]}, labelled, "validation AUC; after the last epoch:"), path)
 
 
-def training_curves(members: dict[str, Path]) -> Figure:
-    """Training loss and validation AUC by epoch; `members` maps a name to the folder of its metrics.jsonl."""
-    lines = {name: epoch_lines(folder) for name, folder in members.items()}
-    losses = {name: _series(some, "train_loss") for name, some in lines.items()}
-    aucs = {name: _series(some, "auc") for name, some in lines.items() if "auc" in some[-1]}
-    return _curves(losses, aucs, "validation AUC")
+def training_curves(models: dict[str, list[Path]]) -> Figure:
+    """Training loss and validation AUC by epoch; `models` maps a name to the folders of its members' metrics.jsonl."""
+    losses, aucs = {}, {}
+    for name, folders in models.items():
+        lines = [epoch_lines(folder) for folder in folders]
+        losses[name] = [_series(some, "train_loss") for some in lines]
+        aucs[name] = [_series(some, "auc") for some in lines if "auc" in some[-1]]
+    return _curves(losses, {name: some for name, some in aucs.items() if some}, "validation AUC")
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> list[float]:
     return [nan if line[name] is None else line[name] for line in lines]
 
 
-def _curves(losses: dict[str, list[float]], aucs: dict[str, list[float]], title: str) -> Figure:
+def _curves(losses: dict[str, list[list[float]]], aucs: dict[str, list[list[float]]], title: str) -> Figure:
+    """Curves of one name have one colour."""
     shown = [(losses, "training loss (weighted, smoothed)"), *([(aucs, title)] if aucs else [])]
     figure, axes = panels(len(shown))
     for axis, (curves, heading) in zip(axes, shown, strict=True):
-        for number, (name, values) in enumerate(curves.items()):
-            colour = COLOURS[number % len(COLOURS)]
-            axis.plot(range(1, len(values) + 1), values, color=colour, marker="o", markersize=3, label=name)
+        for number, (name, group) in enumerate(curves.items()):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 3}
+            for place, values in enumerate(group):
+                axis.plot(range(1, len(values) + 1), values, label=None if place else name, **style)
         finish(axis, heading, "epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if aucs:

@@ -19,7 +19,7 @@ def nonblank_pixels(path: Path) -> np.ndarray:
 def test_curves_are_drawn_from_metrics_that_may_lack_an_auc(tmp_path: Path) -> None:
     lines = ['{"epoch": 0, "train_loss": 1.0, "auc": null}', '{"epoch": 1, "train_loss": 0.9, "auc": 0.7}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    save(training_curves({"tiny/fold0": tmp_path}), tmp_path / "curves.png")
+    save(training_curves({"tiny": [tmp_path, tmp_path]}), tmp_path / "curves.png")
     nonblank_pixels(tmp_path / "curves.png")
 
 
