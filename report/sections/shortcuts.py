@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configs.colours import COLOURS, INK, MUTED
-from evaluation.discrimination import Bools, Estimate
+from evaluation.discrimination import SOURCES, Bools, Estimate
 from evaluation.shortcuts import PARTS, Shortcut, SourceShare, facts_of, shortcuts, source_share
 from evaluation.table import obstacle
 from report.case import Case
@@ -106,9 +106,11 @@ def _picture(found: Sequence[Shortcut], share: SourceShare, case: Case, melanoma
                 _dot(
                     axis, aucs[part], place + 0.22 * (1 - number), COLOURS[number], _TITLES[part] if not place else None
                 )
+    if not any(melanomas[part] >= LEAST for part in ("merged", *SOURCES)):
+        axis.text(0.5, 0.5, f"fewer than {LEAST} melanomas: too few", transform=axis.transAxes, ha="center", fontsize=9)
     axis.axvline(0.5, color=MUTED, linewidth=1)
     axis.set_yticks(range(len(lines)), [name for name, _ in reversed(lines)])
-    axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+    _legend(axis)
     finish(axis, "", "AUC, with 95 % interval (0.5 is chance)")
     return Picture(
         name="shortcut_audit",
@@ -117,6 +119,12 @@ def _picture(found: Sequence[Shortcut], share: SourceShare, case: Case, melanoma
         "ensemble on top. A fact that scores over all pairs but not within a year only tells the years apart; one that "
         "scores within a year as well is a shortcut there too, which a model that sees it may take.",
     )
+
+
+def _legend(axis: Any) -> None:
+    """Above the panel, where anything was drawn."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
 
 
 def _dot(axis: Any, estimate: Estimate, y: float, colour: str, label: str | None) -> None:
@@ -173,8 +181,7 @@ def _elsewhere_picture(found: Iterable[Comparison]) -> Picture:
         _dot(axis, one.there, place - 0.12, COLOURS[1], "its like not trained on" if not place else None)
     axis.set_yticks(range(len(shown)), [f"{one.rows}\n({one.melanomas:,} melanomas)" for one in reversed(shown)])
     axis.tick_params(axis="y", labelcolor=INK)
-    if shown:
-        axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    _legend(axis)
     finish(axis, "", "AUC, with 95 % interval")
     return Picture(
         name="other_sources",
