@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from configs.errors import check_ranges, ranged
+from configs.schema import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class ReportConfig:
     """Draws of every bootstrap over groups (100 or more)."""
     seed: int = ranged(0, low=0)
     """Seed of everything that is drawn."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto uses the GPU if there is one."""
 
     def __post_init__(self) -> None:
