@@ -8,14 +8,21 @@ from rich.console import Console
 from engine.records import versions
 from report.case import Case
 from report.page import Section
-from report.sections import data, errors, training
+from report.sections import calibration, data, errors, flow, leaks, performance, shortcuts, subgroups, training, tripod
 from report.write import Page
 
 # In reading order. The names say which of them speak in the verdict.
 SECTIONS: dict[str, Callable[[Case], Section]] = {
+    "flow": flow.section,
     "data": data.section,
     "training": training.section,
+    "performance": performance.section,
+    "calibration": calibration.section,
+    "subgroups": subgroups.section,
     "errors": errors.section,
+    "shortcuts": shortcuts.section,
+    "leaks": leaks.section,
+    "tripod": tripod.section,
 }
 VERDICT = (("performance",), ("calibration",), ("subgroups",), ("shortcuts", "pictures"), ("leaks",))
 """The lines of the verdict, and whose they are."""
