@@ -15,7 +15,7 @@ from evaluation.subgroups import LEAST, MISSING, age_bands
 from report.case import Case
 from report.page import Cell, Picture, Section, Table
 from report.style import finish, panels
-from report.words import TOO_FEW, written
+from report.words import TOO_FEW, few, too_few, written
 
 _SHOWN = (0.02, 0.05, 0.10, 0.20, 0.30)
 
@@ -41,7 +41,9 @@ def section(case: Case) -> Section:
             _decision_table(curve),
             _bins_table(bins),
         ],
-        verdict=(
+        verdict=too_few(found.samples, found.positives)
+        if few(found.samples, found.positives)
+        else (
             f"calibration slope {written(found.slope, 2)}, intercept at slope 1 {written(found.in_the_large, 2)}; ECE "
             f"{found.ece:.3f}, where a perfect model shows {found.ece_if_perfect:.3f}; Brier skill "
             f"{written(found.skill, 2)}"
@@ -50,6 +52,8 @@ def section(case: Case) -> Section:
 
 
 def _lead(case: Case, found: Reliability, curve: DecisionCurve) -> str:
+    if few(found.samples, found.positives):
+        return too_few(found.samples, found.positives)
     what = "the calibrated probabilities, each fitted on the other folds,"
     if case.judgement.calibrated is None:
         what = f"the scores, which could not be calibrated ({case.judgement.not_cross_fitted}),"
@@ -102,7 +106,7 @@ def _decision_picture(curve: DecisionCurve) -> Picture:
     axis.plot(curve.thresholds, curve.model[0], color=COLOURS[0], label="ensemble")
     axis.plot(curve.thresholds, curve.treat_all, color=COLOURS[1], linestyle="--", label="treat all")
     axis.axhline(0, color=INK, linewidth=1, label="treat none")
-    top = float(curve.model[2].max())
+    top = max(float(curve.model[2].max()), 1e-3)
     axis.set_ylim(-0.25 * top, 1.1 * top)
     axis.xaxis.set_major_formatter(_percent)
     finish(axis, "decision curve", "probability from which a lesion is removed", "net benefit per image")
@@ -136,11 +140,7 @@ def _measures_table(case: Case) -> Table:
 
 
 def _measures(when: str, part: str, found: Reliability) -> Mapping[str, Cell]:
-    return {
-        "calibration": when,
-        "rows of": part,
-        "images": found.samples,
-        "melanomas": found.positives,
+    figures: dict[str, Cell] = {
         "Brier score": found.brier,
         "skill": found.skill,
         "slope": found.slope,
@@ -150,6 +150,13 @@ def _measures(when: str, part: str, found: Reliability) -> Mapping[str, Cell]:
         "ECE if perfect": found.ece_if_perfect,
         "ECE if perfect, 95 %": found.ece_limit,
     }
+    rows: dict[str, Cell] = {
+        "calibration": when,
+        "rows of": part,
+        "images": found.samples,
+        "melanomas": found.positives,
+    }
+    return rows | (dict.fromkeys(figures, TOO_FEW) if few(found.samples, found.positives) else figures)
 
 
 def _brier_table(target: Bools, scores: Mapping[str, Floats]) -> Table:
@@ -189,7 +196,7 @@ def _groups_table(case: Case) -> Table:
 def _by_group(target: Bools, probability: Floats, group: Any, case: Case) -> Mapping[str, Cell]:
     cells: dict[str, Cell] = {"images": len(target), "melanomas": int(target.sum())}
     names = ("observed / expected", "intercept at slope 1", "slope", "ECE", "ECE if perfect", "ECE if perfect, 95 %")
-    if min(target.sum(), (~target).sum()) < LEAST:
+    if few(len(target), int(target.sum())):
         return cells | dict.fromkeys(names, TOO_FEW)
     found = reliability(target, probability, group, draws=case.config.draws, seed=case.config.seed)
     ratio = float(target.sum() / probability.sum())

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configs.colours import COLOURS, INK, MUTED
-from evaluation.comparison import Difference, against_ensemble
+from evaluation.comparison import Difference, against_ensemble, parts_of
 from evaluation.confusion import Confusion, confusions
 from evaluation.measures import (
     GRID,
@@ -25,7 +25,7 @@ from evaluation.strata import other_cancers, share_of_pairs
 from report.case import Case
 from report.page import Cell, Picture, Section, Table
 from report.style import finish, panels
-from report.words import counted, written
+from report.words import TOO_FEW, counted, few, too_few, written
 
 _DECIDING = WANTED.index(0.90)
 
@@ -69,11 +69,18 @@ def scored_of(case: Case) -> Scored:
 
 
 def _verdict(parts: Mapping[str, Discrimination]) -> str:
-    aucs = [f"{written(parts[name].auc)} {name}" for name in (MERGED, "2020", "2019", WITHIN) if name in parts]
+    aucs = [
+        f"{TOO_FEW if few(parts[name].rows, parts[name].positives) else written(parts[name].auc)} {name}"
+        for name in (MERGED, "2020", "2019", WITHIN)
+        if name in parts
+    ]
     return f"AUC {', '.join(aucs)}; {counted(parts[MERGED].positives, 'melanoma')}"
 
 
 def _lead(case: Case, scored: Scored, parts: Mapping[str, Discrimination], point: Confusion) -> str:
+    merged = parts[MERGED]
+    if few(merged.rows, merged.positives):
+        return too_few(merged.rows, merged.positives)
     folds = counted(len(np.unique(case.judgement.oof.fold)), "fold")
     text = (
         f"Over {folds}, each image scored by models that were trained without its fold, a melanoma scores above "
@@ -169,19 +176,23 @@ def _matrix(point: Confusion) -> Picture:
 
 
 def _parts_table(parts: Sequence[Discrimination], draws: int) -> Table:
-    rows: list[Mapping[str, Cell]] = [
-        {
-            "rows of": part.part,
-            "images or lesions": part.rows,
-            "melanomas": part.positives,
+    rows: list[Mapping[str, Cell]] = []
+    for part in parts:
+        figures: dict[str, Cell] = {
             "AUC, DeLong": part.delong,
             "AUC": part.auc,
             "partial AUC": part.partial_auc,
             "average precision": part.average_precision,
-            "prevalence": part.positives / part.rows if part.average_precision else None,
         }
-        for part in parts
-    ]
+        rows.append(
+            {
+                "rows of": part.part,
+                "images or lesions": part.rows,
+                "melanomas": part.positives,
+                **(dict.fromkeys(figures, TOO_FEW) if few(part.rows, part.positives) else figures),
+                "prevalence": part.positives / part.rows if part.average_precision else None,
+            }
+        )
     return Table(
         name="discrimination",
         caption=(
@@ -228,10 +239,12 @@ def _points_table(case: Case, scored: Scored, points: Sequence[Confusion]) -> Ta
 
 
 def _model_tables(case: Case, differences: Sequence[Difference]) -> list[Table]:
-    aucs: list[Mapping[str, Cell]] = [
-        {"model": row.name, "images": row.rows, "melanomas": row.positives, **row.over_groups}
-        for row in case.judgement.table
-    ]
+    oof = case.judgement.oof
+    thin = [part for part, rows in parts_of(oof).items() if few(int(rows.sum()), int(oof.target[rows].sum()))]
+    aucs: list[Mapping[str, Cell]] = []
+    for row in case.judgement.table:
+        cells: dict[str, Cell] = {part: TOO_FEW if part in thin else auc for part, auc in row.over_groups.items()}
+        aucs.append({"model": row.name, "images": row.rows, "melanomas": row.positives, **cells})
     tables = [
         Table(
             name="models",
@@ -239,7 +252,7 @@ def _model_tables(case: Case, differences: Sequence[Difference]) -> list[Table]:
             rows=aucs,
         )
     ]
-    if len(case.judgement.oof.models) < 2:
+    if len(oof.models) < 2:
         return tables
     rows: list[Mapping[str, Cell]] = [
         {
@@ -253,13 +266,14 @@ def _model_tables(case: Case, differences: Sequence[Difference]) -> list[Table]:
             "difference that could be told": each.detectable,
         }
         for each in differences
+        if not few(each.rows, each.positives)
     ]
     caption = (
         "AUC of each model minus that of the ensemble on the same images, with paired 95 % intervals: DeLong's, and "
         "over patients and lesions. An interval that holds 0 is a tie. The last columns are the noise floor: how far "
         "one AUC moves by the choice of patients, and the true difference that four of five such data sets would show."
     )
-    return [*tables, Table(name="models_against_ensemble", caption=caption, rows=rows)]
+    return [*tables, *([Table(name="models_against_ensemble", caption=caption, rows=rows)] if rows else [])]
 
 
 def _told(each: Difference) -> str:
