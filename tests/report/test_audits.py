@@ -1,6 +1,7 @@
 """The audits on tables and leaks: what they say of sets in which the truth was planted."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from cases import made_up
 from PIL import Image
 
 from configs.errors import UserError
-from configs.prep import PrepConfig, SyntheticConfig
+from configs.prep import PrepConfig
 from engine.members import find_members
 from evaluation.neighbours import closest_across
 from evaluation.shortcuts import SHORTCUTS
 from prep.build import build
-from prep.synth.folder import make
 from report.case import Case
 from report.embedding import drawn_rows, embedded
 from report.page import Picture, Section, Table
@@ -178,21 +178,24 @@ def plant(picture: Path, copy: Path) -> None:
         pixels = np.asarray(image.convert("RGB")).astype(np.float64)
     shift = pixels.shape[1] // 10
     moved = np.pad(pixels[:, shift:], ((0, 0), (0, shift), (0, 0)), mode="edge")
-    Image.fromarray((moved * 1.12).clip(0, 255).astype(np.uint8)).save(copy, quality=90)
+    Image.fromarray((moved * 1.08).clip(0, 255).astype(np.uint8)).save(copy, quality=90)
 
 
-def test_planted_near_duplicates_come_first(pretrained: Path, tmp_path: Path) -> None:
-    """Pictures of which two patients own one, brightened and shifted: no table names them."""
-    make(SyntheticConfig(out=str(tmp_path / "data"), train=150, test=10, size=96, workers=1))
-    folders = {f"isic{year}": str(tmp_path / "data" / str(year)) for year in (2019, 2020)}
-    build(PrepConfig(**folders, out=str(tmp_path / "before"), size=96, folds=3, workers=1))
-    rows = made_up(tmp_path / "before").judged
+def test_planted_near_duplicates_come_first(
+    pretrained: Path, downloads: tuple[Path, Path], shard_folder: Path, tmp_path: Path
+) -> None:
+    """Two lesions each have the picture of another one, brightened and shifted: no table and no hash tells."""
+    isic2020, isic2019 = (shutil.copytree(folder, tmp_path / folder.name) for folder in downloads)
+    rows = made_up(shard_folder).judged
     rows = rows[rows["source"] == 2019].groupby("fold").head(2)
     planted = [tuple(rows["key"][rows["fold"] == fold].iloc[place] for fold in (0, 1)) for place in (0, 1)]
-    files = {path.stem: path for path in (tmp_path / "data" / "2019").rglob("*.jpg")}
+    files = {path.stem: path for path in isic2019.rglob("*.jpg")}
     for one, other in planted:
         plant(files[one], files[other])
-    build(PrepConfig(**folders, out=str(tmp_path / "after"), size=96, folds=3, workers=1))
+    folders = {"isic2020": str(isic2020), "isic2019": str(isic2019)}
+    build(PrepConfig(**folders, out=str(tmp_path / "after"), size=64, folds=3, workers=1))
+    known = pd.read_csv(tmp_path / "after" / "duplicates.csv")
+    assert not known[["image_name_1", "image_name_2"]].isin(np.concatenate(planted)).to_numpy().any()
     case = made_up(tmp_path / "after", weights=str(pretrained), pictures=1000)
     section = leaks.section(case)
     must_be_shown(section)
