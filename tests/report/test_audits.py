@@ -1,6 +1,7 @@
 """The audits on tables and leaks: what they say of sets in which the truth was planted."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from cases import made_up
 from PIL import Image
 
 from configs.errors import UserError
-from configs.prep import PrepConfig, SyntheticConfig
+from configs.prep import PrepConfig
 from engine.members import find_members
 from evaluation.neighbours import closest_across
 from evaluation.shortcuts import SHORTCUTS
 from prep.build import build
-from prep.synth.folder import make
 from report.case import Case
 from report.embedding import drawn_rows, embedded
 from report.page import Picture, Section, Table
@@ -173,26 +173,40 @@ def pretrained() -> Path:
 
 
 def plant(picture: Path, copy: Path) -> None:
-    """Overwrite `copy` with the picture, brightened, and shifted by a tenth of its width."""
+    """Overwrite `copy` with the picture, brightened, and shifted by a twentieth of its width and height."""
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.float64)
-    shift = pixels.shape[1] // 10
-    moved = np.pad(pixels[:, shift:], ((0, 0), (0, shift), (0, 0)), mode="edge")
-    Image.fromarray((moved * 1.12).clip(0, 255).astype(np.uint8)).save(copy, quality=90)
+    height, width = pixels.shape[:2]
+    moved = Image.fromarray((pixels[height // 20 :, width // 20 :] * 1.1).clip(0, 255).astype(np.uint8))
+    moved.resize((width, height)).save(copy, quality=90)
 
 
-def test_planted_near_duplicates_come_first(pretrained: Path, tmp_path: Path) -> None:
-    """Pictures of which two patients own one, brightened and shifted: no table names them."""
-    make(SyntheticConfig(out=str(tmp_path / "data"), train=150, test=10, size=96, workers=1))
-    folders = {f"isic{year}": str(tmp_path / "data" / str(year)) for year in (2019, 2020)}
-    build(PrepConfig(**folders, out=str(tmp_path / "before"), size=96, folds=3, workers=1))
+def some_of_2019(sample: Path, out: Path, count: int) -> Path:
+    """A download of 2019 with `count` of the real pictures, spread over those that are there."""
+    names = sorted(path.stem for path in (sample / "2019" / "ISIC_2019_Training_Input").glob("*.jpg"))
+    names = names[:: len(names) // count][:count]
+    (out / "ISIC_2019_Training_Input").mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(*(folder / "ISIC_2019_Training_Input" / f"{name}.jpg" for folder in (sample / "2019", out)))
+    for csv in ("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"):
+        table = pd.read_csv(sample / "2019" / csv, dtype="str")
+        table[table["image"].isin(names)].to_csv(out / csv, index=False)
+    return out
+
+
+def test_planted_near_duplicates_come_first(pretrained: Path, isic_sample: Path, tmp_path: Path) -> None:
+    """Two lesions each have the picture of another one, brightened and shifted: no table and no hash tells."""
+    folder = some_of_2019(isic_sample, tmp_path / "2019", 120)
+    prep = PrepConfig(isic2019=str(folder), out=str(tmp_path / "before"), size=128, folds=3, workers=1)
+    build(prep)
     rows = made_up(tmp_path / "before").judged
-    rows = rows[rows["source"] == 2019].groupby("fold").head(2)
+    rows = rows[rows["subsource"] == "HAM"].groupby("fold").head(2)
     planted = [tuple(rows["key"][rows["fold"] == fold].iloc[place] for fold in (0, 1)) for place in (0, 1)]
-    files = {path.stem: path for path in (tmp_path / "data" / "2019").rglob("*.jpg")}
     for one, other in planted:
-        plant(files[one], files[other])
-    build(PrepConfig(**folders, out=str(tmp_path / "after"), size=96, folds=3, workers=1))
+        plant(*(folder / "ISIC_2019_Training_Input" / f"{name}.jpg" for name in (one, other)))
+    build(replace(prep, out=str(tmp_path / "after")))
+    known = pd.read_csv(tmp_path / "after" / "duplicates.csv")
+    assert not known[["image_name_1", "image_name_2"]].isin(np.concatenate(planted)).to_numpy().any()
     case = made_up(tmp_path / "after", weights=str(pretrained), pictures=1000)
     section = leaks.section(case)
     must_be_shown(section)
