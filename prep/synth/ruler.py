@@ -1,7 +1,7 @@
 """A planted shortcut: the scale of a ruler at one side of a picture, a line with teeth of one length.
 
-The stress test of the report draws another ruler (report/artefacts/drawing.py: no line, shorter and closer teeth, each
-fifth one longer), so that it must notice more than the very drawing that was planted.
+The stress test of the report draws another ruler (report/artefacts/drawing.py: no line, closer teeth, each fifth one
+longer), so that it must notice more than the very drawing that was planted.
 """
 
 import cv2

@@ -57,8 +57,8 @@ def dark_corners(pixels: Pixels) -> float:
     """How much darker than the skin the second darkest corner is: 0 as bright, 1 black."""
     red, green, blue = cv2.split(_small(pixels))
     brightness = cv2.max(cv2.max(red, green), blue).ravel()
-    corners = sorted(_median(brightness[corner]) for corner in _CORNERS)
-    return 1 - corners[1] / max(_median(brightness[_RING]), 1.0)
+    skin, corners = _median(brightness[_RING]), sorted(_median(brightness[corner]) for corner in _CORNERS)
+    return 1 - corners[1] / skin if skin else 0.0
 
 
 def ruler_marks(pixels: Pixels) -> float:
@@ -67,7 +67,7 @@ def ruler_marks(pixels: Pixels) -> float:
     hat = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, _disc(7))
     parts = _Parts(hat > max(7.0, 3.5 * float(np.median(hat)) + 3))
     length, width, angle = parts.axes()
-    strokes = np.flatnonzero((length >= 3) & (length <= 16) & (length > 1.5 * width) & (width <= 4.5))
+    strokes = np.flatnonzero((length >= 3) & (length <= 16) & (length > 1.5 * width) & (width <= 7))
     strokes = strokes[np.argsort(-length[strokes], kind="stable")[:100]]
     return _longest_row(parts.centre[strokes], angle[strokes])
 

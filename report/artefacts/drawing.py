@@ -57,13 +57,12 @@ def dark_corner(edge: int, rng: np.random.Generator) -> Cover:
 
 def ruler(edge: int, rng: np.random.Generator) -> Cover:
     """Ticks along one side of the picture, each fifth one longer."""
-    gap, start, depth = rng.uniform(0.055, 0.075), rng.uniform(0.03, 0.1), rng.uniform(0.04, 0.12)
+    gap, start, depth = rng.uniform(0.06, 0.075), rng.uniform(0.03, 0.1), rng.uniform(0.04, 0.1)
     canvas = np.zeros((edge, edge), dtype=np.uint8)
     for number in range(int((0.97 - start) / gap) + 1):
-        along, length = start + number * gap, 0.075 if number % 5 == 0 else 0.045
-        _stroke(canvas, [(along, depth), (along, depth + length)], width=0.009)
-    canvas = np.rot90(cv2.GaussianBlur(canvas, (0, 0), edge / 400 + 0.2), int(rng.integers(4)))
-    return np.float32(0.85 / 255) * np.minimum(canvas, 255).astype(np.float32)
+        along, length = start + number * gap, 0.12 if number % 5 == 0 else 0.08
+        _stroke(canvas, [(along, depth), (along, depth + length)], width=0.010)
+    return np.rot90(canvas, int(rng.integers(4))).astype(np.float32) / np.float32(255)
 
 
 def ink(edge: int, rng: np.random.Generator) -> Cover:
@@ -84,7 +83,7 @@ def ink(edge: int, rng: np.random.Generator) -> Cover:
 
 DRAWINGS = (
     Drawing(name="dark corners", detector="dark corners", cover=dark_corner, colour=(12, 10, 12)),
-    Drawing(name="ruler marks", detector="ruler marks", cover=ruler, colour=(45, 40, 45)),
+    Drawing(name="ruler marks", detector="ruler marks", cover=ruler, colour=(30, 28, 32)),
     Drawing(name="ink", detector="ink", cover=ink, colour=(70, 45, 150)),
 )
 

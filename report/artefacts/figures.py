@@ -94,6 +94,6 @@ def stress_figure(stress: Stress) -> Picture:
         name="stress_test",
         figure=figure,
         caption="By how much an artefact moves the log odds of melanoma, beyond what the same strokes in the colour of "
-        "the skin do, with 95 % intervals over patients and lesions. An interval for all pictures that lies beyond "
-        f"the dashed limit, half a standard deviation of the log odds ({stress.limit:.2f}), is called a shortcut.",
+        "the skin do, with 95 % intervals over patients and lesions. An interval for all pictures that lies beyond the "
+        f"dashed limit, a quarter of the log odds' standard deviation ({stress.limit:.2f}), is called a shortcut.",
     )

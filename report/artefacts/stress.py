@@ -21,9 +21,9 @@ from report.artefacts.drawing import DRAWINGS, Drawing
 from report.artefacts.scoring import Indices, pictures, scores_of, unchanged
 from report.case import Case
 
-LIMIT = 0.5
-"""Standard deviations of the log odds: an effect of medium size (J. Cohen, Statistical Power Analysis for the
-Behavioral Sciences, 1988, chapter 2)."""
+LIMIT = 0.25
+"""Standard deviations of the log odds, between a small and a medium effect (J. Cohen, Statistical Power Analysis for
+the Behavioral Sciences, 1988: 0.2 and 0.5)."""
 FEWEST = 50
 """Pictures that an effect is judged on, at least."""
 GROUPS = ("all", "melanoma", "other")
