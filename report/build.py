@@ -8,7 +8,20 @@ from rich.console import Console
 from engine.records import versions
 from report.case import Case
 from report.page import Section
-from report.sections import calibration, data, errors, flow, leaks, performance, shortcuts, subgroups, training, tripod
+from report.sections import (
+    calibration,
+    data,
+    errors,
+    explanations,
+    flow,
+    leaks,
+    performance,
+    pictures,
+    shortcuts,
+    subgroups,
+    training,
+    tripod,
+)
 from report.write import Page
 
 # In reading order. The names say which of them speak in the verdict.
@@ -21,7 +34,9 @@ SECTIONS: dict[str, Callable[[Case], Section]] = {
     "subgroups": subgroups.section,
     "errors": errors.section,
     "shortcuts": shortcuts.section,
+    "pictures": pictures.section,
     "leaks": leaks.section,
+    "explanations": explanations.section,
     "tripod": tripod.section,
 }
 VERDICT = (("performance",), ("calibration",), ("subgroups",), ("shortcuts", "pictures"), ("leaks",))

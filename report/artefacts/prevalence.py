@@ -1,14 +1,14 @@
 """Which artefacts go with melanoma, within a source: shares, odds ratios, and which differ from 1 beyond noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, nan, sqrt
 
 import numpy as np
 from scipy.stats import norm
 
-from evaluation.bootstrap import bootstrapped
+from evaluation.bootstrap import bootstrapped_sums
 from evaluation.discrimination import Bools, Estimate, Floats, wilson_interval
+from evaluation.subgroups import holm
 from report.artefacts.detectors import DETECTORS
 from report.artefacts.scoring import Indices, pictures
 from report.case import Case
@@ -93,19 +93,6 @@ def mantel_haenszel(cells: Floats) -> tuple[float, float]:
     return float(np.log(above / below)), float(variance / 2)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """p values adjusted for their number; NaN stays, and does not count (S. Holm, Scandinavian Journal of Statistics 6,
-    1979, 65-70)."""
-    values = np.asarray(p, dtype=np.float64)
-    order = [place for place in np.argsort(values, kind="stable") if not np.isnan(values[place])]
-    adjusted = np.full(len(values), nan)
-    reached = 0.0
-    for rank, place in enumerate(order):
-        reached = max(reached, min(1.0, (len(order) - rank) * values[place]))
-        adjusted[place] = reached
-    return [float(value) for value in adjusted]
-
-
 def _odds_ratio(
     exposed: Bools, target: Bools, source: Indices, group: Indices, draws: int, seed: int
 ) -> tuple[Estimate, float]:
@@ -114,13 +101,12 @@ def _odds_ratio(
     cell = 4 * stratum + 2 * exposed + target
     shape = (int(stratum.max()) + 1, 2, 2)
 
-    def counts(weight: Floats | None = None) -> Floats:
-        return np.bincount(cell, weight, np.prod(shape)).reshape(shape).astype(np.float64)
-
-    ratio, variance = mantel_haenszel(counts())
+    cells = np.eye(int(np.prod(shape)))[cell]  # [n, cells]: which cell each picture counts in
+    ratio, variance = mantel_haenszel(cells.sum(axis=0).reshape(shape))
     if target.sum() < FEWEST or exposed.sum() < FEWEST_FLAGGED or np.isnan(ratio):
         return Estimate(nan, nan, nan), nan
-    drawn = bootstrapped([lambda weight: mantel_haenszel(counts(weight))[0]], group, draws=draws, seed=seed)
+    sums = bootstrapped_sums(cells, group, draws=draws, seed=seed)
+    drawn = [mantel_haenszel(each.reshape(shape))[0] for each in sums]
     # An empty cell is empty in every draw, which therefore know less than the formula.
     spread = max(float(np.nanstd(drawn)), sqrt(variance))
     low, high = (exp(ratio + side * norm.ppf(0.975) * spread) for side in (-1, 1))

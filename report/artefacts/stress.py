@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from engine.distributed import joined_ranks
-from evaluation.bootstrap import bootstrapped, percentile_interval
+from evaluation.bootstrap import bootstrapped_sums, percentile_interval
 from evaluation.calibration import clipped_logit
 from evaluation.discrimination import Bools, Estimate, Floats, auc, paired_auc_difference, wilson_interval
 from evaluation.operating import WANTED
@@ -173,8 +173,9 @@ def _means(values: Sequence[Floats], group: Indices, draws: int, seed: int) -> l
     """The mean of each of several values [n] with its interval over groups [n]; NaN for no values."""
     if not len(group):
         return [Estimate(nan, nan, nan)] * len(values)
-    statistics = [lambda weight, value=value: float(weight @ value / weight.sum()) for value in values]
-    found = bootstrapped(statistics, group, draws=draws, seed=seed)
+    columns = np.stack([*values, np.ones(len(group))], axis=1)
+    sums = bootstrapped_sums(columns, group, draws=draws, seed=seed)
+    found = sums[:, :-1] / sums[:, -1:]
     return [percentile_interval(float(value.mean()), column) for value, column in zip(values, found.T, strict=True)]
 
 
