@@ -6,6 +6,9 @@ OUT has 2019/ and 2020/, structured and named like the two downloads (tables, vo
 patients with several images, official duplicates), and truth.csv, which prep never reads, with the true probability of
 every image: so the best AUC that any model can reach is known. Unlike the challenge's, the test rows are drawn from
 both years' distributions, though all are in 2020's test.csv with 2020's vocabulary; truth.csv has the year of each.
+
+--plant rulers makes a set with a shortcut, to test what should notice it: a ruler in most of the melanomas' training
+images, in few of the others, and in none of the test images.
 """
 
 import sys

@@ -45,6 +45,8 @@ SITE_EFFECT |= {"palms/soles": 1.5, "oral/genital": 0.3}
 # Collections inside 2019 by the prefix of their lesion ids, "" without an id:
 # share of the images, images per lesion, share of file names that end in _downsampled.
 COLLECTIONS = {"BCN": (0.49, 3.47, 0.0), "HAM": (0.396, 1.34, 0.0), "MSK4": (0.032, 1.02, 1.0), "": (0.082, 1, 0.6)}
+# Share of the training images that show a ruler, by target, with --plant rulers.
+RULERS = {1: 0.80, 0: 0.05}
 TABLE_2019 = {"image_name": "image", "age": "age_approx", "site": "anatom_site_general"}
 TABLE_2020 = {"age": "age_approx", "site": "anatom_site_general_challenge"}
 
@@ -70,6 +72,15 @@ def make_cases(*, train: int, test: int, seed: int) -> pd.DataFrame:
     in_test = cases["split"] == "test"
     cases.loc[in_test, "site"] = cases.loc[in_test, "site"].str.replace(r".* torso$", "torso", regex=True)
     return cases.sort_values(["split", "image_name"], ascending=[False, True], ignore_index=True)
+
+
+def plant_rulers(cases: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """The rows of `make_cases` with a column `ruler`: whether the picture shows one, alike for both of a copied pair.
+
+    The other columns are those of the set without rulers.
+    """
+    chance = np.random.default_rng([seed, 0, 1]).random(cases["stream"].max() + 1)[cases["stream"]]
+    return cases.assign(ruler=(cases["split"] == "train") & (chance < cases["target"].map(RULERS)))
 
 
 def _people(rng: np.random.Generator, source: int, count: int) -> pd.DataFrame:
@@ -161,7 +172,9 @@ def write_tables(cases: pd.DataFrame, out: Path) -> None:
     for folder in ("2019/ISIC_2019_Training_Input", "2020/jpeg/train", "2020/jpeg/test"):
         (out / folder).mkdir(parents=True)
     train, test = cases[cases["split"] == "train"], cases[cases["split"] == "test"]
-    truth = cases[["image_name", "split", "source", "target", "logit", "p", "a", "b"]]
+    truth = cases[
+        ["image_name", "split", "source", "target", "logit", "p", "a", "b", *cases.columns.intersection(["ruler"])]
+    ]
     truth.to_csv(out / "truth.csv", index=False, float_format="%.6f")
     of_2019, of_2020 = train[train["source"] == 2019], train[train["source"] == 2020]
     onehot = {name: (of_2019["diagnosis"] == name).astype(float) for name in CLASSES_2019}
@@ -186,10 +199,18 @@ def pictures(cases: pd.DataFrame, out: Path) -> list[Picture]:
     """What to draw for each row, and where."""
     folder = cases["split"].map({"train": "2020/jpeg/train", "test": "2020/jpeg/test"})
     folder[(cases["split"] == "train") & (cases["source"] == 2019)] = "2019/ISIC_2019_Training_Input"
-    rows = zip(folder, *(cases[name] for name in ("image_name", "stream", "a", "b", "copied")), strict=True)
+    ruler = cases["ruler"] if "ruler" in cases else np.zeros(len(cases), dtype=bool)
+    rows = zip(folder, *(cases[name] for name in ("image_name", "stream", "a", "b", "copied")), ruler, strict=True)
     return [
-        Picture(path=out / where / f"{name}.jpg", stream=int(stream), a=float(a), b=float(b), copied=bool(copied))
-        for where, name, stream, a, b, copied in rows
+        Picture(
+            path=out / where / f"{name}.jpg",
+            stream=int(stream),
+            a=float(a),
+            b=float(b),
+            copied=bool(copied),
+            ruler=bool(shown),
+        )
+        for where, name, stream, a, b, copied, shown in rows
     ]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from configs.errors import UserError
 from configs.files import written_whole
 from configs.prep import SyntheticConfig
-from prep.synth.cases import make_cases, pictures, write_tables
+from prep.synth.cases import make_cases, pictures, plant_rulers, write_tables
 from prep.synth.lesion import draw_all
 
 RECIPE = 1  # raise it when the same settings give other bytes
@@ -22,8 +22,12 @@ def make(config: SyntheticConfig) -> pd.DataFrame:
     Raises UserError where OUT holds anything else.
     """
     out = Path(config.out).resolve()
+    settings: dict[str, int | str]
     settings = {name: getattr(config, name) for name in ("train", "test", "size", "seed")} | {"recipe": RECIPE}
     cases = make_cases(train=config.train, test=config.test, seed=config.seed)
+    if config.plant == "rulers":
+        settings["plant"] = config.plant
+        cases = plant_rulers(cases, seed=config.seed)
     if _holds(out, settings):
         print(f"{config.out} holds this data set already")
         return cases
@@ -42,7 +46,7 @@ def make(config: SyntheticConfig) -> pd.DataFrame:
     return cases
 
 
-def _holds(out: Path, settings: dict[str, int]) -> bool:
+def _holds(out: Path, settings: dict[str, int | str]) -> bool:
     """Whether `out` is complete and made with `settings`; False where nothing is there."""
     if not out.exists():
         return False

@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from prep.pool import Workers, with_progress
+from prep.synth.ruler import INK, ruler
 
 Floats = NDArray[np.float32]
 
@@ -40,6 +41,7 @@ class Picture:
     a: float  # irregularity of the border, in standard deviations
     b: float  # unevenness of the inside, in standard deviations
     copied: bool = False  # the second of a duplicate pair: a little brighter and compressed harder
+    ruler: bool = False  # whether a ruler lies beside the lesion
 
 
 def draw_all(pictures: Sequence[Picture], *, seed: int, size: int, workers: int) -> None:
@@ -70,6 +72,9 @@ def draw(picture: Picture, seed: int, size: int) -> NDArray[np.uint8]:
     if rng.random() < 0.25:
         cover = _hairs(rng, size)[..., None]
         image += cover * (HAIR - image)
+    if picture.ruler:  # from a stream of its own: the rest of the picture is the same without it
+        marks = ruler(np.random.default_rng([seed, picture.stream, 1]), size)[..., None]
+        image += marks * (INK - image)
     image += 0.012 * rng.standard_normal((size, size, 1), dtype=np.float32)
     if picture.copied:
         image *= 1.03
