@@ -1,0 +1,1 @@
+"""Artefacts in the pictures: found, drawn on, and what they do to the scores."""
