@@ -16,7 +16,7 @@ from loaders.shards import ShardSet
 from prep.build import build
 from prep.synth.folder import make
 from report.artefacts.drawing import DRAWINGS
-from report.artefacts.scoring import pictures, scores_of, unchanged
+from report.artefacts.scoring import pictures, ranks_of, scores_of, unchanged
 from report.artefacts.stress import drawn_by_class, stress_test
 from report.case import Case, open_case
 from report.page import Picture, Table
@@ -48,10 +48,8 @@ def case(runs: Path, shard_folder: Path) -> Case:
 
 def test_scores_are_those_of_the_members_that_did_not_see_the_picture(case: Case) -> None:
     """Member by member, picture by picture, for the picture as it is and with ink on it."""
-    from engine.distributed import joined_ranks
-
     chosen, ink = np.array([0, 3, 60, 139]), DRAWINGS[2]
-    with joined_ranks("cpu") as ranks:
+    with ranks_of(case) as ranks:
         found = scores_of(case, chosen, [unchanged, ink], ranks)
     oof, cpu = case.judgement.oof, torch.device("cpu")
     for place, number in enumerate(chosen.tolist()):
