@@ -59,7 +59,6 @@ def test_help_does_not_import_slow_packages(command: str) -> None:
         (("infer.py", "--views", "3"), 'key "views"'),
         (("-m", "report", "--runs", "nowhere", "--shards", "SHARDS"), "no such folder"),
         (("-m", "report", "--shards", "nowhere"), "holds no shard set"),
-        (("-m", "evaluation.metrics", "nowhere.csv", "--score", "p"), "nowhere.csv does not exist"),
         (("prep/shard.py", "--isic2020", "nowhere"), "no such folder"),
         (("prep/shard.py",), "name at least one of --isic2020 FOLDER and --isic2019 FOLDER"),
         (("prep/shard.py", "--isic2020", "EMPTY"), "holds no ISIC 2020 tables: wanted one of train.csv"),
