@@ -36,7 +36,7 @@ def write_master(config: MergeConfig) -> str:
     plan = make_plan(rows, pairs, prep)
     table = plan.rows.set_index("key").loc[rows["key"]].reset_index()
     train = table[table["split"] == "train"]
-    with written_whole(out) as file:
+    with written_whole(out, private=True) as file:  # it has the ids of patients
         file.write(train[list(_COLUMNS)].rename(columns=_COLUMNS).to_csv(index=False).encode())
     when = "after" if config.look else "without"
     return (
