@@ -66,6 +66,8 @@ class PrepConfig(_Common):
     """What to do with corrupt images; either way rejected.csv lists all of them."""
     samples_per_shard: int = ranged(1024, low=1)
     """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
+    keep_ids: bool = False
+    """Store the tables' ids of patients and lesions, in files that only you may read, instead of numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

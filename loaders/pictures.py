@@ -86,7 +86,7 @@ class PictureFiles:
         reason = ""
         if row is not None:
             try:
-                decode(memoryview(read_image(self._paths[row], self._encoding)[1].jpeg), UNCHANGED, out)
+                decode(read_image(self._paths[row], self._encoding)[1].jpeg, UNCHANGED, out)
                 return ""
             except BadImageError as error:
                 reason = str(error)

@@ -13,7 +13,16 @@ from configs.files import flush, written_whole
 from prep.duplicates import VIEW
 from prep.files import file_sha256, read_bytes
 from prep.folds import fold_table
-from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, write_manifest, write_samples
+from prep.manifest import (
+    SAMPLES,
+    Manifest,
+    ShardEntry,
+    count_rows,
+    kept_table,
+    labels_digest,
+    write_manifest,
+    write_samples,
+)
 from prep.metadata import FEATURES, meta_vectors
 from prep.pack import PACKER, PackedShard
 from prep.plan import Plan
@@ -36,7 +45,8 @@ def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: s
     set's inputs (prep/rows.py)."""
     rows = _with_places(plan, shards)
     clinical, reference = meta_vectors("clinical", rows), meta_vectors("reference", rows.head(plan.kept))
-    write_samples(rows, {"meta_clinical": clinical, "meta_reference": reference}, folder / SAMPLES)
+    vectors = {"meta_clinical": clinical, "meta_reference": reference}
+    write_samples(rows, vectors, folder / SAMPLES, private=plan.config.keep_ids)
     with written_whole(folder / DUPLICATES) as out:
         out.write(plan.pairs.to_csv(index=False, float_format="%.4f").encode())
     with written_whole(folder / OVERVIEW) as out:
@@ -51,7 +61,7 @@ def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: s
 
 
 def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dict[str, str]) -> Manifest:
-    config, rows = plan.config, plan.rows
+    config, rows, kept = plan.config, plan.rows, kept_table(plan.rows)
     made = {"folds": int(rows["fold"].max()) + 1, "folds_file": config.folds_file is not None}
     return Manifest(
         size=config.size,
@@ -60,8 +70,8 @@ def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dic
         inputs_sha256=inputs,
         samples=plan.kept,
         left_out=len(rows) - plan.kept,
-        counts=count_rows(rows),
-        labels_sha256=labels_digest(rows),
+        counts=count_rows(kept),
+        labels_sha256=labels_digest(kept),
         unsafe=plan.unsafe,
         files=files,
         shards=[

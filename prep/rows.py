@@ -18,7 +18,7 @@ from prep.tables import merged_table, read_duplicate_pairs, read_extra
 
 # What decides the bytes of a shard set; its path and the number of processes that make it do not.
 OPTIONS = ["size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"]
-OPTIONS += ["missing", "on_bad", "extra_role", "samples_per_shard"]
+OPTIONS += ["missing", "on_bad", "extra_role", "samples_per_shard", "keep_ids"]
 NAME_TAKEN = "the name of an image of the downloads"
 """Why a row of an outside set is left out."""
 
