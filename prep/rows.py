@@ -10,11 +10,12 @@ import pandas as pd
 from configs.errors import UserError
 from configs.prep import PrepConfig
 from prep import folds
+from prep.extra import read_extra
 from prep.layout import find_pictures
 from prep.metadata import images_per_patient
 from prep.pack import PACKER
 from prep.stage import Encoding
-from prep.tables import merged_table, read_duplicate_pairs, read_extra
+from prep.tables import merged_table, read_duplicate_pairs
 
 # What decides the bytes of a shard set; its path and the number of processes that make it do not.
 OPTIONS = ["size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"]

@@ -57,12 +57,7 @@ def edited(downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, ne
         ("train.csv", "60.0", "old", "column age_approx: 'old'"),
         ("train.csv", "male", "m", "column sex: 'm'"),
         ("train.csv", "ISIC_0000003,", ",", "an image name in every row"),
-        (
-            "train.csv",
-            "ISIC_0000003,",
-            "ISIC_0000003.jpg,",
-            "'ISIC_0000003.jpg', wanted a name of letters, digits, - and _",
-        ),
+        ("train.csv", "ISIC_0000003,", "ISIC 3.jpg,", "'ISIC 3.jpg', wanted a name of letters, digits, - and _"),
         ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "image_name: 'ISIC_0000004', wanted each name once"),
         ("test.csv", "sex,", "gender,", "lacks the column sex"),
     ],
