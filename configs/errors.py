@@ -28,10 +28,11 @@ def note(text: str) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?" with the known word that begins with `word`, or else resembles it; empty if none does."""
+    """What to add to a message about an unknown word: the known one that begins with it, itself or after a dot, or
+    else resembles it; empty if none does."""
     names = list(dict.fromkeys(known))
-    longer = [name for name in names if name.lower().startswith(word.lower())] if word else []
-    found = longer[:1] if len(longer) == 1 else get_close_matches(word, names, n=1) or longer[:1]
+    longer = [name for name in names if word and f".{word}".lower() in f".{name}".lower()]
+    found = longer if len(longer) == 1 else get_close_matches(word, names, n=1) or longer
     return f"; did you mean {found[0]}?" if found else ""
 
 
