@@ -1,7 +1,9 @@
 """Files read without a buffer and hashed, and folders that one process at a time builds in."""
 
+import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,19 @@ def read_bytes(path: str | Path, offset: int = 0, length: int = -1) -> bytes:
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         file.seek(offset)
         return file.read(length)
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """A whole file of at most `most` bytes. Raises OSError, also for what is no regular file: a FIFO would wait for a
+    writer, and a device such as /dev/zero never end."""
+    status = os.stat(path)  # noqa: PTH116
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are more than the pixels accepted can take")
+    return read_bytes(path)
 
 
 def file_sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from prep.tables import OUTSIDE, merged_table, read_duplicate_pairs
 
 # What decides the bytes of a shard set; its path and the number of processes that make it do not.
 OPTIONS = ["size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"]
-OPTIONS += ["missing", "on_bad", "extra_role", "samples_per_shard"]
+OPTIONS += ["missing", "on_bad", "max_megapixels", "extra_role", "samples_per_shard"]
 NAME_TAKEN = "the name of an image of the downloads"
 """Why a row of an outside set is left out."""
 
