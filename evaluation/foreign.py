@@ -1,6 +1,5 @@
 """Predictions that this project did not make: CSV files of anybody, joined by key into one table."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from configs.errors import UserError, check, check_ranges, ranged
+from configs.csvtext import numbers, read_text, shown
+from configs.errors import UserError, check, check_ranges, nearest, ranged
 from configs.schema import Combine
 from evaluation.discrimination import Bools, Floats
 from evaluation.table import OutOfFold, Whole
 
+_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null"]
 _KEYS = ("image_name", "key", "isic_id", "image", "id")
 
 
@@ -70,6 +71,11 @@ def read_foreign(config: ForeignConfig) -> tuple[OutOfFold, list[str]]:
     truth_name = config.truth or config.files[0]
     group = _column(truth, config.group, truth_name) if config.group else truth.index.to_series()
     target = _numbers(truth, config.target, truth_name, (0, 1))
+    for value, what in ((1, "a melanoma"), (0, "anything but melanoma")):
+        if not (target == value).any():
+            raise UserError(
+                f"{truth_name}, column {config.target}: none of {len(target):,} rows is {what}: nothing to judge"
+            )
     source = _numbers(truth, config.source, truth_name, (2019, 2020, 0)) if config.source else 0 * target
     if config.fold:
         fold = np.unique(_column(truth, config.fold, truth_name).to_numpy(), return_inverse=True)[1]
@@ -113,15 +119,8 @@ def drawn_folds(group: ArrayLike, target: Bools, folds: int, seed: int) -> Whole
 
 def _read(path: Path, key: str) -> pd.DataFrame:
     """A CSV file as strings, by key; empty cells are missing."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give CSV files of predictions")
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header, of which pandas would drop the end.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            rows = pd.read_csv(path, dtype="str", encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from error
+    rows = read_text(path, "give CSV files of predictions")
+    rows = rows.mask(rows.isin(_NOTHING))
     name = key or next((each for each in _KEYS if each in rows.columns), rows.columns[0])
     keys = _column(rows, name, str(path))
     if keys.duplicated().any():
@@ -143,7 +142,10 @@ def _require_keys(rows: pd.DataFrame, name: str, wanted: pd.DataFrame, wanted_by
 def _column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
     """A column without missing cells."""
     if name not in rows.columns:
-        raise UserError(f"{file} has no column {name!r}; it has {', '.join(rows.columns)}")
+        has = f"it has {', '.join(rows.columns)}"
+        raise UserError(f"{file} has no column {name!r}; {has}{nearest(name, rows.columns)}")
+    if (rows.columns == name).sum() > 1:
+        raise UserError(f"{file} has several columns {name!r}: remove all but one")
     missing = rows[name].isna()
     if missing.any():
         raise UserError(
@@ -155,20 +157,20 @@ def _column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
 def _numbers(rows: pd.DataFrame, name: str, file: str, allowed: Sequence[int] = ()) -> pd.Series:
     """A column of numbers, each one of `allowed`, or 0 to 1."""
     text = _column(rows, name, file)
-    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    bad = ~(numbers.isin(allowed) if allowed else numbers.between(0, 1))
+    found = numbers(text, file)
+    bad = ~(found.isin(allowed) if allowed else found.between(0, 1))
     if bad.any():
         wanted = " or ".join(map(str, allowed)) or "a number of 0 to 1"
         where = f"{file}, column {name}, {rows.index[bad][0]}"
-        raise UserError(f"{where}: {text[bad].iloc[0]!r}, wanted {wanted} ({int(bad.sum())} such rows)")
-    return numbers
+        raise UserError(f"{where}: {shown(text[bad].iloc[0])}, wanted {wanted} ({int(bad.sum())} such rows)")
+    return found
 
 
 def _score(rows: pd.DataFrame, file: str, name: str, meant: set[str]) -> Floats:
     """The predictions of one file [N], from the column `name` or the only one that can be meant."""
     if not name:
         others = [column for column in rows.columns if column not in meant]
-        possible = [each for each in others if pd.to_numeric(rows[each], errors="coerce").between(0, 1).all()]
+        possible = [each for each in others if numbers(rows[each], file).between(0, 1).all()]
         if len(possible) != 1:
             found = ", ".join(possible) or "none"
             raise UserError(f"{file}: columns of numbers of 0 to 1: {found}; name the prediction's with --score")
