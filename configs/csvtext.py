@@ -49,7 +49,10 @@ def read_text(path: Path, remedy: str = "check its name") -> pd.DataFrame:
     separator = max(_SEPARATORS, key=unquoted.count)  # the comma where two occur as often
     if separator != ",":
         note(f"{path}: read as separated by {_SEPARATORS[separator]}")
-    header = [word.strip() for word in next(csv.reader([line], delimiter=separator), [])]
+    try:
+        header = [word.strip() for word in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: its header cannot be read: {error}") from error
     if not any(header):
         raise UserError(f"{path} is not a CSV file: it is empty; download it again")
     rows = _cells(path, text, separator, len(header), above)
