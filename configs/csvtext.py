@@ -44,7 +44,8 @@ def read_text(path: Path, remedy: str = "check its name") -> pd.DataFrame:
     in the first line. Raises UserError, with the `remedy` where there is no such file.
     """
     text, above = _from_header(_decoded(path, remedy))
-    line = _LINE_END.split(text, maxsplit=1)[0]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    line = text.split("\n", maxsplit=1)[0]
     unquoted = re.sub('"[^"]*"', "", line)
     separator = max(_SEPARATORS, key=unquoted.count)  # the comma where two occur as often
     if separator != ",":

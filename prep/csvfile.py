@@ -12,7 +12,7 @@ from configs.errors import UserError, note
 from prep.columns import RENAMABLE, spelled
 from prep.layout import ENDINGS
 
-_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null", "-1", "-1.0"]  # resized sets write -1
+_NOTHING = r"(?:NA|N/A|nan|NaN|null|-1|-1\.0)?"  # resized sets write -1
 _AS_WRITTEN = ("target", "fold", "year")  # columns in which -1 is no missing value
 NAME = "[A-Za-z0-9_-]{1,90}"
 """Pattern of an image's name, which becomes a file name in a tar and a word in its DALI index."""
@@ -128,14 +128,14 @@ def _nothing(index: pd.Index) -> pd.Series:
 
 def _known(cells: pd.Series, name: str) -> pd.Series:
     """Cells with what stands for nothing as missing; as they are written where -1 is a value."""
-    return cells.mask(cells.isin(_NOTHING[:1] if name in _AS_WRITTEN else _NOTHING))
+    return cells.mask(cells == "" if name in _AS_WRITTEN else cells.str.fullmatch(_NOTHING))
 
 
 def _require_one_line(rows: pd.DataFrame, path: Path) -> None:
     """A quotation mark that is not closed swallows the lines up to the next one."""
     for name in rows.columns:
         if name in rows.attrs:
-            good = ~rows[name].str.contains("[\r\n]", na=False)
+            good = ~rows[name].str.contains("\n", na=False, regex=False)
             require_rows(
                 good, rows[name].str.slice(0, 40), path, rows.attrs[name], "one line: close its quotation mark"
             )
