@@ -6,15 +6,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from errno import EACCES, EDQUOT, EFBIG, EISDIR, ENOSPC, ENOTDIR, EPERM, EROFS
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest, nearest_path
 
 # Errors that the user can fix: a full disk, missing permissions, a file where a folder should be.
 _USER_ERRORS = {ENOSPC, EDQUOT, EFBIG, EACCES, EPERM, EROFS, ENOTDIR, EISDIR}
@@ -23,26 +23,69 @@ Config = TypeVar("Config")
 
 
 class _OneLineParser(ArgumentParser):
-    """A parser whose errors reach `run_command`, which prints each as one line."""
+    """A parser whose errors reach `run_command`, which prints each as one line; `settings` are those of `_settings`."""
+
+    settings: dict[str, Any]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         reason = " ".join(str(message).split())
-        raise UserError(f"{reason} (see {self.prog} --help)") from ex
+        raise UserError(f"{reason}{_nearest_in(reason, self.settings)} (see {self.prog} --help)") from ex
 
 
 def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
     """Parse `argv` into a `kind`: defaults, then each --config file and each option in the order given.
 
-    Options may be spelled with - or _ between words. Raises UserError for unknown options and invalid values.
+    Options may be spelled with - or _ between words, but not be abbreviated. Raises UserError for unknown options and
+    invalid values, with the option or value that was probably meant.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _OneLineParser(prog=prog, description=description)
+    parser = _OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    parser.settings = _settings(kind)
+    _require_options(argv, parser.settings, prog)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(kind, fail_untyped=True)
     options: Any = parser.parse_args(_spelled_out(kind, argv))
     settings = vars(parser.instantiate(options))
     del settings["config"]
     return kind(**settings)
+
+
+def _settings(kind: type[Any], group: str = "") -> dict[str, Any]:
+    """Every setting of a config and its parts by its dotted name, with its type."""
+    hints, found = get_type_hints(kind), {}
+    for field in fields(kind):
+        found[group + field.name] = hint = hints[field.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            found |= _settings(hint, f"{group}{field.name}.")
+    return found
+
+
+def _require_options(argv: Sequence[str], settings: dict[str, Any], prog: str) -> None:
+    """Raise UserError for the first word that looks like an option and is none, or that is not UTF-8."""
+    known = [*settings, "config", "help", "print_config"]
+    for word in argv:
+        if any("\udc80" <= letter <= "\udcff" for letter in word):  # what Python makes of other bytes
+            raise UserError(f"{word!a} is not UTF-8: rename the file or folder")
+        option = word.split("=", 1)[0]
+        name = option.lstrip("-").rstrip("+").replace("-", "_")
+        if re.match("--?[A-Za-z]", option) and option != "-h" and (name not in known or not option.startswith("--")):
+            meant = nearest(name, known).replace("mean ", "mean --").replace("_", "-")
+            raise UserError(f"{option}: no such option{meant} (see {prog} --help)")
+
+
+def _nearest_in(reason: str, settings: dict[str, Any]) -> str:
+    """What was probably meant, by the parser's words about a value, a key of a YAML file, or a file."""
+    if value := re.search(r'key "([\w.]+)".* Got value: (\S+)', reason):
+        hint = settings.get(value[1])
+        choices = ("true", "false") if hint is bool else get_args(hint) if get_origin(hint) is Literal else ()
+        return nearest(value[2], map(str, choices))
+    if key := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", reason):
+        return nearest(f"{key[1]}.{key[2]}", settings)
+    if key := re.search(r"Option '([\w.]+)' is not accepted", reason):
+        return nearest(key[1], settings)
+    if file := re.search(r"File does not exist: '(.+?)'", reason):
+        return nearest_path(file[1])
+    return ""
 
 
 def with_recipe(argv: Sequence[str], backbone: str) -> list[str]:
@@ -79,9 +122,20 @@ def _spelled_out(kind: type[Any], argv: Sequence[str]) -> list[str]:
     ]
 
 
+def _in_utf8() -> None:
+    """Where the locale is not UTF-8, start this command again in Python's UTF-8 mode: pyarrow knows no other names."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if sys.platform == "win32" or os.environ.get("PYTHONUTF8") == "1":
+        raise UserError(f"file names are read as {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def run_command(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a command and exit: 0 on success, 2 with a one-line message for what the user can fix, 130 for Ctrl-C."""
     try:
+        _in_utf8()
         main(sys.argv[1:])
     except BrokenPipeError:  # the reader of our output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.errors import check, check_ranges, ranged
+from configs.machine import MAX_MEGAPIXELS
 
 Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
 OnBad = Literal["fail", "substitute"]
@@ -283,9 +284,11 @@ class InferConfig:
     """prior: test images without a prediction get the share of melanomas among the training rows, because Kaggle
     refuses a file in which rows are missing."""
     image: list[str] = field(default_factory=list)
-    """Image files, JPEG or PNG of any size, to predict one by one: --image FILE ..."""
+    """Image files, JPEG, PNG, BMP, WebP or TIFF of any size, to predict one by one: --image FILE ..."""
     images: str | None = None
     """Folder of image files to predict, written to OUT/images.csv."""
+    max_megapixels: float = ranged(MAX_MEGAPIXELS, low=0.01, high=4000)
+    """Millions of pixels that an image may have, by its header; one of more is refused before it is decoded."""
     meta: str | None = None
     """CSV with image, and age, sex and site where known, for --images."""
     age: float | None = None
@@ -313,6 +316,11 @@ class InferConfig:
     """auto is autocast to bf16 (fp16 on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Where samples are decoded."""
+
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` in pixels."""
+        return round(self.max_megapixels * 1e6)
 
     def __post_init__(self) -> None:
         check_ranges(self)

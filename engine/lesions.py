@@ -69,7 +69,14 @@ def answers(
     meta = np.hstack([meta_vectors(kind, facts) for kind in kinds])
     partition = partition_of(len(paths), config.batch_size, ranks)
     threads = config.loader.threads or ranks.threads
-    files = PictureFiles(paths, predictor.encoding, ranks.device, threads=threads, prefetch=config.loader.prefetch)
+    files = PictureFiles(
+        paths,
+        predictor.encoding,
+        ranks.device,
+        threads=threads,
+        prefetch=config.loader.prefetch,
+        max_pixels=config.max_pixels,
+    )
     batches = with_bar(files.batches(partition, meta), partition.steps, f"{len(paths):,} images", ranks)
     found = score_members(config, predictor.members, batches, kinds, ranks)
     reasons = ranks.merge(files.reasons)

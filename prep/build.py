@@ -16,6 +16,7 @@ from configs.prep import PrepConfig
 from prep.duplicates import find_duplicates
 from prep.files import only_builder
 from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
+from prep.killers import stage_all
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
 from prep.pack import ShardTask, pack_shard
@@ -23,7 +24,7 @@ from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
 from prep.privacy import without_ids
 from prep.rows import inputs_digest, read_rows
-from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records, stage_chunk
+from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records
 from prep.tables import read_duplicate_pairs
 
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
@@ -77,9 +78,7 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: 
     Returns the rows with what was found (see stage.RECORD), and left_out where an image cannot be used.
     """
     files = np.flatnonzero(rows["left_out"].isna())
-    staged = workers.in_order(stage_chunk, _stage_tasks(rows.iloc[files], Encoding.of(config), folder))
-    for _ in with_progress(staged, "reading", len(files), lambda count: count):
-        pass
+    stage_all(list(_stage_tasks(rows.iloc[files], config, folder)), folder, workers)
     records = np.concatenate([read_records(chunk_stem(folder, number)) for number in range(-(-len(files) // CHUNK))])
     assert len(records) == len(files)
     rows = rows.assign(chunk=-1)
@@ -94,12 +93,15 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: 
     return rows
 
 
-def _stage_tasks(files: pd.DataFrame, encoding: Encoding, folder: Path) -> Iterator[StageTask]:
+def _stage_tasks(files: pd.DataFrame, config: PrepConfig, folder: Path) -> Iterator[StageTask]:
     """Chunks of the rows that have an image, in the order of the tables."""
+    encoding = Encoding.of(config)
     for number, start in enumerate(range(0, len(files), CHUNK)):
         part = files.iloc[start : start + CHUNK]
         described = tuple(zip(part["path"], part["file_bytes"], part["changed_ns"], strict=True))
-        yield StageTask(stem=chunk_stem(folder, number), encoding=encoding, files=described)
+        yield StageTask(
+            stem=chunk_stem(folder, number), encoding=encoding, files=described, max_pixels=config.max_pixels
+        )
 
 
 def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:

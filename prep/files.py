@@ -31,6 +31,19 @@ def open_regular(path: str | Path) -> int:
     return descriptor
 
 
+def read_regular(path: str | Path, most: int) -> bytes:
+    """A whole file of at most `most` bytes. Raises OSError, also for what is no regular file: a FIFO would wait for a
+    writer, and a device such as /dev/zero never end."""
+    status = os.stat(path)  # noqa: PTH116
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are more than the pixels accepted can take")
+    return read_bytes(path)
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a regular file, read in pieces."""
     with open(open_regular(path), "rb") as file:

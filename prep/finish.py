@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.files import flush, written_whole
 from prep.duplicates import VIEW
 from prep.files import file_sha256, read_bytes
-from prep.folds import fold_table
+from prep.folds import audit_lines, fold_table
 from prep.manifest import (
     SAMPLES,
     Manifest,
@@ -111,7 +111,7 @@ def summary(plan: Plan) -> str:
     sizes = kept["split"].value_counts()
     lines += [f"{split}: {sizes[split]:,} images" for split in ("test", "extra") if split in sizes]
     lines += ["", "training images (melanoma) by fold and sub-source", fold_table(rows), ""]
-    lines.append(f"WARNING: {plan.unsafe}" if plan.unsafe else "audit: no patient, lesion or duplicate spans two folds")
+    lines += audit_lines(rows, plan.unsafe)
     lines += _about_pairs(plan.pairs, rows)
     if plan.overlap:
         lines.append(plan.overlap)
