@@ -51,14 +51,14 @@ def build_page(case: Case) -> Page:
         start = time.perf_counter()
         sections[name] = make(case)
         console.print(f"{name}: {time.perf_counter() - start:.1f} s", highlight=False)
-    said = (" ".join(sections[name].verdict for name in names if name in sections).strip() for names in VERDICT)
+    said = (" ".join(filter(None, (sections[name].verdict for name in names))) for names in VERDICT)
     used = ", ".join(f"{name} {version}" for name, version in versions().items() if version != "not installed")
     manifest = case.shards.manifest
     return Page(
         title="Melanoma ensemble: what it can do, and what it cannot",
         subtitle=_subtitle(case),
         warnings=_warnings(case),
-        verdict=[line for line in said if line],
+        verdict=[f"{line[0].upper()}{line[1:].removesuffix('.')}." for line in said if line],
         sections=list(sections.values()),
         footer=f"Made by python -m report of {case.config.runs} and {case.config.shards} (labels: SHA-256 "
         f"{manifest.labels_sha256}). {used}.",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from configs.files import written_whole
 from evaluation.discrimination import Estimate
@@ -78,19 +78,17 @@ def html(page: Page, drawn: dict[str, bytes]) -> str:
     return environment.get_template("page.html").render(page=page, images=images, grid=grid)
 
 
-def grid(table: Table, caption: str = "") -> Markup:
+def grid(table: Table) -> Markup:
     """A table as HTML that scrolls by itself where it is too wide."""
     heads = list(table.rows[0]) if table.rows else []
-    # A column is one of numbers where no cell of it is longer text.
-    numeric = {head for head in heads if not any(isinstance(row[head], str) for row in table.rows)}
+    numeric = {head for head in heads if any(isinstance(row[head], int | float | Estimate) for row in table.rows)}
     mark = {head: Markup(' class="number"') if head in numeric else Markup("") for head in heads}
     lines = [Markup("<tr>") + Markup("").join(Markup("<th{}>{}</th>").format(mark[head], head) for head in heads)]
     for row in table.rows:
         cells = (Markup("<td{}>{}</td>").format(mark[head], shown(row[head])) for head in heads)
         lines.append(Markup("<tr>") + Markup("").join(cells))
-    named = Markup("<caption>{}</caption>").format(escape(caption)) if caption else Markup("")
     body = Markup("</tr>\n").join([*lines, Markup("")])
-    return Markup('<div class="scroll"><table>{}\n{}</table></div>').format(named, body)
+    return Markup('<div class="scroll"><table>\n{}</table></div>').format(body)
 
 
 def markdown(page: Page) -> str:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from report.artefacts.parts import Floats, Mask, Parts
+
 Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
 
 EDGE = 128  # pictures are looked at in this size, in pixels
 _AXIS = (np.arange(EDGE) + 0.5) * (2 / EDGE) - 1
@@ -28,6 +28,7 @@ _CORNERS = [
     for right in (False, True)
     for low in (False, True)
 ]
+_SHARP = 11.0  # a patch's edge, in units of CIELAB from one pixel to the next but one
 _NEXT = np.ones((3, 3), dtype=np.uint8)
 
 
@@ -65,7 +66,7 @@ def ruler_marks(pixels: Pixels) -> float:
     """The longest row of short, dark, parallel strokes at even distances, in strokes; one in a row may be missing."""
     grey = cv2.cvtColor(_small(pixels), cv2.COLOR_RGB2GRAY)
     hat = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, _disc(7))
-    parts = _Parts(hat > max(7.0, 3.5 * float(np.median(hat)) + 3))
+    parts = Parts(hat > max(7.0, 3.5 * float(np.median(hat)) + 3))
     length, width, angle = parts.axes()
     strokes = np.flatnonzero((length >= 3) & (length <= 16) & (length > 1.5 * width) & (width <= 7))
     strokes = strokes[np.argsort(-length[strokes], kind="stable")[:100]]
@@ -85,7 +86,7 @@ def ink(pixels: Pixels) -> float:
         return 0.0
     blue &= (red * red + yellow * yellow > 13 * 13) & (cv2.dilate(_patches(small)[1], _disc(9)) == 0)
     thick = cv2.morphologyEx(blue.astype(np.uint8), cv2.MORPH_OPEN, _disc(15))
-    parts = _Parts(blue & ~cv2.dilate(thick, np.ones((25, 25), dtype=np.uint8)).astype(bool))
+    parts = Parts(blue & ~cv2.dilate(thick, np.ones((25, 25), dtype=np.uint8)).astype(bool))
     bluer = parts.mean(yellow) < skin[1] - 19
     centred = np.hypot(*((parts.centre + 0.5) * (2 / EDGE) - 1).T) < 0.5  # a bluish lesion
     large = parts.area >= 8
@@ -110,7 +111,7 @@ def hair(pixels: Pixels) -> float:
     across, along = mean + spread, mean - spread
     line = (across > 14) & (np.abs(along) < 0.45 * across) & _skin(grey)
     line[:3] = line[-3:] = line[:, :3] = line[:, -3:] = False  # the picture's own edge may be a line
-    parts = _Parts(line)
+    parts = Parts(line)
     return float(parts.extent[(parts.extent >= 16) & (parts.area < 2.6 * parts.extent)].sum()) / EDGE
 
 
@@ -142,7 +143,7 @@ DETECTORS = (
     Detector(
         name="colour patch",
         score=patch,
-        limit=11,
+        limit=_SHARP,
         rule="an even area of a colour far from the skin's reaches the edge of the picture and ends sharply",
         right=36,
         missed=0,
@@ -156,34 +157,6 @@ DETECTORS = (
         missed=4,
     ),
 )
-
-
-class _Parts:
-    """The connected parts of a mask [EDGE, EDGE], n of them; lengths in pixels of the small picture."""
-
-    def __init__(self, mask: Mask) -> None:
-        _, self.label, stats, centre = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        self.area = stats[1:, cv2.CC_STAT_AREA].astype(np.float64)
-        self.box = stats[1:, :4]  # left, top, width, height
-        self.extent = np.hypot(self.box[:, 2], self.box[:, 3])
-        self.centre: Floats = np.asarray(centre[1:], dtype=np.float64)  # x and y [n, 2]
-
-    def axes(self) -> tuple[Floats, Floats, Floats]:
-        """Length and width of each part [n], if it were a bar, and the angle of its longer axis, in radians."""
-        y, x = np.nonzero(self.label)
-        owner = self.label[y, x] - 1
-        dx, dy = x - self.centre[owner, 0], y - self.centre[owner, 1]
-        xx, yy, xy = (np.bincount(owner, each, len(self.area)) / self.area for each in (dx * dx, dy * dy, dx * dy))
-        mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-        # A bar of length l has the variance l^2 / 12.
-        length, width = (np.sqrt(12 * np.maximum(mean + side * spread, 0)) + 1 for side in (1, -1))
-        return length, width, np.arctan2(2 * xy, xx - yy) / 2
-
-    def mean(self, values: Floats) -> Floats:
-        """Mean of values [EDGE, EDGE] over each part [n]."""
-        total = np.bincount(self.label.ravel(), values.ravel(), len(self.area) + 1)
-        means: Floats = total[1:] / self.area
-        return means
 
 
 def _longest_row(centre: Floats, angle: Floats) -> float:
@@ -221,7 +194,7 @@ def _patches(small: Pixels) -> tuple[float, Pixels]:
     where, best = np.zeros((EDGE, EDGE), dtype=np.uint8), 0.0
     if other.sum() <= 100:
         return best, where
-    parts = _Parts(cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_OPEN, _NEXT) > 0)
+    parts = Parts(cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_OPEN, _NEXT) > 0)
     left, top, wide, high = parts.box.T
     outer = (left <= 1) | (top <= 1) | (left + wide >= EDGE - 1) | (top + high >= EDGE - 1)
     even = (parts.area > 100) & (parts.area < 0.4 * EDGE**2) & (parts.area > 0.5 * wide * high)
@@ -232,7 +205,7 @@ def _patches(small: Pixels) -> tuple[float, Pixels]:
         if rim.sum() > 10:
             sharp = float(np.quantile(cv2.morphologyEx(far, cv2.MORPH_GRADIENT, _NEXT)[rim], 0.3))
             best = max(best, sharp)
-            where |= one * np.uint8(sharp >= 11)
+            where |= one * np.uint8(sharp >= _SHARP)
     return best, where
 
 

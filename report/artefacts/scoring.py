@@ -1,14 +1,16 @@
 """Pictures changed at will and scored again, each by the members that were not trained on it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
 
-from configs.schema import Checkpoint, InferConfig, MetaKind
-from engine.distributed import Ranks
+from configs.schema import Checkpoint, Device, InferConfig, MetaKind
+from engine.distributed import Ranks, joined_ranks
 from engine.evaluate import no_statistics
 from engine.inference import kinds_of, score_members
 from engine.members import LoadedMember, load_member
@@ -36,6 +38,11 @@ def pictures(shards: ShardSet, rows: Indices) -> Iterator[Pixels]:
     """The pictures of `rows` [n] of the shard set, one by one: uint8 RGB [H, H, 3]."""
     for row in rows.tolist():
         yield simplejpeg.decode_jpeg(shards.jpeg(row))
+
+
+def ranks_of(case: Case) -> AbstractContextManager[Ranks]:
+    """This process on the device that the report is to use."""
+    return joined_ranks(cast(Device, case.config.device))
 
 
 def unseen_by(case: Case, ranks: Ranks) -> Iterator[tuple[int, list[LoadedMember]]]:

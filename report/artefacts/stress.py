@@ -11,14 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from engine.distributed import joined_ranks
 from evaluation.bootstrap import bootstrapped_sums, percentile_interval
 from evaluation.calibration import clipped_logit
 from evaluation.discrimination import Bools, Estimate, Floats, auc, paired_auc_difference, wilson_interval
 from evaluation.operating import WANTED
 from report.artefacts.detectors import DETECTORS
 from report.artefacts.drawing import DRAWINGS, Drawing
-from report.artefacts.scoring import Indices, pictures, scores_of, unchanged
+from report.artefacts.scoring import Indices, pictures, ranks_of, scores_of, unchanged
 from report.case import Case
 
 LIMIT = 0.25
@@ -107,7 +106,7 @@ def stress_test(case: Case) -> Stress:
     oof, config = case.judgement.oof, case.config
     chosen = drawn_by_class(oof.target, config.stressed, config.seed)
     changes = [unchanged, *(change for drawing in DRAWINGS for change in (drawing, drawing.control))]
-    with joined_ranks("cpu" if config.device == "cpu" else "auto") as ranks:
+    with ranks_of(case) as ranks:
         scores = scores_of(case, chosen, changes, ranks)
     shown = _shown(case, chosen)
     target, group = oof.target[chosen], oof.group[chosen]

@@ -10,13 +10,13 @@ import torch
 
 from configs.colours import COLOURS, INK
 from configs.errors import UserError
-from engine.distributed import Ranks, joined_ranks
+from engine.distributed import Ranks
 from engine.explain import heat_map
 from engine.members import LoadedMember
 from evaluation.discrimination import Bools, Estimate, Floats
 from evaluation.operating import WANTED
 from report.artefacts.figures import bare
-from report.artefacts.scoring import Indices, pictures, unseen_by
+from report.artefacts.scoring import Indices, pictures, ranks_of, unseen_by
 from report.case import Case
 from report.page import Cell, Part, Picture, Section, Table
 from report.style import panels
@@ -79,7 +79,7 @@ def _decision(case: Case) -> Bools:
 def _heat_maps(case: Case, chosen: Indices) -> dict[int, Heat]:
     """A map [H, W] from 0 to 1 for each sample whose members have a convolutional backbone."""
     heats: dict[int, Heat] = {}
-    with joined_ranks("cpu" if case.config.device == "cpu" else "auto") as ranks:
+    with ranks_of(case) as ranks:
         for fold, members in unseen_by(case, ranks):
             rows = chosen[case.judgement.oof.fold[chosen] == fold]
             for number, pixels in zip(rows.tolist(), pictures(case.shards, case.index[rows]), strict=True):

@@ -66,8 +66,8 @@ def _verdict(stress: Stress, found: Sequence[Association]) -> str:
         said.append(f"Too few pictures to judge {', '.join(effect.artefact for effect in few)}.")
     within = stress.of("within the limit")
     if within:
-        start = "Within it" if said else "No artefact drawn on moves the log odds beyond the limit"
-        said.append(f"{start} of {stress.limit:.2f}: {_effects(within)}.")
+        start = "Within" if said else "No artefact drawn on moves the log odds beyond"
+        said.append(f"{start} the limit of {stress.limit:.2f}: {_effects(within)}.")
     return " ".join(said)
 
 

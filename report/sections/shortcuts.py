@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from configs.colours import COLOURS, INK, MUTED
+from configs.colours import COLOURS, MUTED
 from evaluation.discrimination import SOURCES, Bools, Estimate
 from evaluation.shortcuts import PARTS, Shortcut, SourceShare, facts_of, shortcuts, source_share
 from evaluation.table import obstacle
@@ -177,10 +177,10 @@ def _elsewhere_picture(found: Iterable[Comparison]) -> Picture:
     figure: Figure
     figure, (axis,) = panels(1, width=5.0, height=0.5 * max(len(shown), 1) + 1.7)
     for place, one in enumerate(reversed(shown)):
-        _dot(axis, one.here, place + 0.12, COLOURS[0], "its like among the training images" if not place else None)
-        _dot(axis, one.there, place - 0.12, COLOURS[1], "its like not trained on" if not place else None)
+        _dot(axis, one.here, place + 0.12, COLOURS[0], "source trained on" if not place else None)
+        _dot(axis, one.there, place - 0.12, COLOURS[1], "source not trained on" if not place else None)
     axis.set_yticks(range(len(shown)), [f"{one.rows}\n({one.melanomas:,} melanomas)" for one in reversed(shown)])
-    axis.tick_params(axis="y", labelcolor=INK)
+    axis.set_ylim(-0.5, len(shown) - 0.5 if shown else 0.5)
     _legend(axis)
     finish(axis, "", "AUC, with 95 % interval")
     return Picture(

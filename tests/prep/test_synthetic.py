@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from configs.errors import UserError
 from configs.prep import SyntheticConfig
-from prep.synth.cases import BENIGN, CLASSES_2019, MISSING, SITES, make_cases
+from prep.synth.cases import BENIGN, CLASSES_2019, MISSING, RULERS, SITES, make_cases, plant_rulers
 from prep.synth.folder import make
 from prep.synth.lesion import Picture, draw
 
@@ -216,3 +216,34 @@ def test_the_command_answers_from_anywhere_and_ends_with_2_on_bad_input(tmp_path
     assert result.returncode == 2
     assert result.stderr.startswith("error: train=5 is out of range")
     assert result.stderr.count("\n") == 1
+
+
+def test_rulers_are_planted_by_target_in_the_training_images_alone(cases: pd.DataFrame) -> None:
+    planted = plant_rulers(cases, seed=0)
+    pd.testing.assert_frame_equal(planted.drop(columns="ruler"), cases)
+    train = planted[planted["split"] == "train"]
+    for target, share in RULERS.items():
+        assert train.loc[train["target"] == target, "ruler"].mean() == pytest.approx(share, abs=0.03)
+    assert not planted.loc[planted["split"] == "test", "ruler"].any()
+    assert train.groupby("stream")["ruler"].nunique().max() == 1
+
+
+def test_a_planted_ruler_changes_its_own_pixels_alone() -> None:
+    with_ruler, without = (
+        draw(Picture(path=Path("x.jpg"), stream=2, a=0.0, b=0.0, ruler=shown), 0, 64) for shown in (True, False)
+    )
+    changed = (with_ruler != without).any(axis=2)
+    assert 0.02 < changed.mean() < 0.2
+    assert (with_ruler[changed].mean(axis=1) < without[changed].mean(axis=1)).all()
+    assert not changed[20:44, 20:44].any()
+
+
+def test_the_set_with_rulers_is_another_set(made: Path, tmp_path: Path) -> None:
+    planted = SyntheticConfig(out=str(tmp_path / "set"), train=220, test=40, size=32, seed=3, workers=1, plant="rulers")
+    make(planted)
+    assert "ruler" in pd.read_csv(tmp_path / "set" / "truth.csv")
+    assert "ruler" not in pd.read_csv(made / "truth.csv")
+    with pytest.raises(UserError, match="holds another set"):
+        make(config(tmp_path / "set"))
+    for table in TABLES:
+        assert (tmp_path / "set" / table).read_bytes() == (made / table).read_bytes()
