@@ -1,12 +1,18 @@
-"""Files that are written whole or not at all, and flushed to the disk."""
+"""Files that are written whole or not at all, and flushed to the disk; and a lock that ends with its process."""
 
 import os
 import secrets
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from configs.errors import UserError
+
+_LOCK_SECONDS = 2.0  # the kernel frees the memory of a process that was killed before it frees its locks
 
 
 @contextmanager
@@ -41,3 +47,46 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[str | None]:
+    """Hold the lock file `path`, which says who writes in its folder; the kernel takes the lock from a process that
+    ends, however it ends, and the file stays. Gives a warning for the user where there are no locks, else None.
+
+    Raises UserError where another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        warning = None
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace").strip() or "unknown"
+            raise UserError(
+                f"{path.parent}: another process ({holder}) trains this member; wait until it ends, or choose another "
+                "--out"
+            ) from error
+        except (OSError, ImportError) as error:
+            warning = (
+                f"warning: {path} cannot be locked ({getattr(error, 'strerror', error)}): make sure that no other "
+                "process writes there"
+            )
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        yield warning
+        file.truncate(0)
+
+
+def _lock(file: BinaryIO) -> None:
+    import fcntl  # not on Windows
+
+    for _ in range(int(_LOCK_SECONDS / 0.1)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
