@@ -88,7 +88,7 @@ def digests(labels_sha256: str, meta: MetaKind) -> dict[str, str]:
 def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
     """The last.pt in `folder`, on the CPU; None if there is none, or if the config says to start from scratch.
 
-    Rewrites best.pt if it is behind. Raises UserError, naming both values, if it was made with other settings or facts.
+    Raises UserError, naming both values, if it was made with other settings or facts.
     """
     path = folder / LAST
     if config.resume == "never" or not path.exists():
@@ -101,7 +101,6 @@ def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[
                 f"{path} was made with {name}={then.get(name)!r}, now it is {now.get(name)!r}: choose another --out to "
                 "keep it, or start from scratch with --resume never"
             )
-    _mend_best(saved, folder)
     return saved
 
 
@@ -116,8 +115,11 @@ def lost_best(saved: dict[str, Any], folder: Path) -> str | None:
     return None
 
 
-def _mend_best(saved: dict[str, Any], folder: Path) -> None:
-    """Write best.pt if `saved`, the content of last.pt, is that of the best epoch and best.pt is not, or is damaged."""
+def mend_best(saved: dict[str, Any], folder: Path) -> None:
+    """Write best.pt if `saved`, the content of last.pt, is that of the best epoch and best.pt is not, or is damaged.
+
+    Not while another process trains the member.
+    """
     if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1 or "validation" not in saved:
         return
     try:

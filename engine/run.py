@@ -16,7 +16,17 @@ import torch
 from configs.errors import UserError
 from configs.files import only_writer
 from configs.schema import TrainConfig
-from engine.checkpoint import BEST, LAST, checkpoint_of, lost_best, run_facts, save_best, save_checkpoint, saved_run
+from engine.checkpoint import (
+    BEST,
+    LAST,
+    checkpoint_of,
+    lost_best,
+    mend_best,
+    run_facts,
+    save_best,
+    save_checkpoint,
+    saved_run,
+)
 from engine.data import Data, open_data, open_samples
 from engine.distributed import Ranks
 from engine.evaluate import Predictions, predict
@@ -140,6 +150,7 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
         saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
         if saved is None or not saved["finished"]:
             return None
+        mend_best(saved, folder)
         if config.fold is not None and not (folder / OOF).is_file():
             with only_writer(folder / LOCK), closing(ShardSet(Path(config.shards))) as shards:
                 remark = write_oof(folder, shards)
@@ -171,6 +182,8 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
                 leftover.unlink()
         facts = run_facts(config, samples.shards.manifest)
         saved = ranks.from_first(lambda: saved_run(folder, config, facts))
+        if saved and ranks.first:
+            mend_best(saved, folder)
         state = RunState.at(saved, ranks.device, ranks.world_size)
         way, found = chosen_way(config, ranks, samples.shards.size, samples.partition.local_batch_size)
         renamed = known_as != config.backbone and config.backbone not in SHORT_NAMES
