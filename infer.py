@@ -56,7 +56,7 @@ def predict_split(config: InferConfig) -> None:
     from loaders.shards import ShardSet
 
     members = find_members(Path(config.runs))
-    with joined_ranks(config.device) as ranks, closing(ShardSet(Path(config.shards))) as shards:
+    with joined_ranks(config.device, timeout=config.timeout) as ranks, closing(ShardSet(Path(config.shards))) as shards:
         rows = split_rows(shards, config)
         for member in members:
             require_fit(member, shards)

@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all, and flushed to the disk; what a killed writer left is removed."""
+"""Files written whole or not at all, what killed writers left removed; and a lock that ends with its process."""
 
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from configs.errors import UserError
+
 _TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{8}\.tmp")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _YOUNG, _OLD = 2, 24 * 3600  # seconds: its writer may not have locked it yet; nobody writes to it any more
+_LOCK_SECONDS = 2.0  # the kernel frees the memory of a process that was killed before it frees its locks
 
 
 @contextmanager
@@ -88,3 +92,46 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[str | None]:
+    """Hold the lock file `path`, which says who writes in its folder; the kernel takes the lock from a process that
+    ends, however it ends, and the file stays. Gives a warning for the user where there are no locks, else None.
+
+    Raises UserError where another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        warning = None
+        try:
+            _wait_for(file)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace").strip() or "unknown"
+            raise UserError(
+                f"{path.parent}: another process ({holder}) trains this member; wait until it ends, or choose another "
+                "--out"
+            ) from error
+        except (OSError, ImportError) as error:
+            warning = (
+                f"warning: {path} cannot be locked ({getattr(error, 'strerror', error)}): make sure that no other "
+                "process writes there"
+            )
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        yield warning
+        file.truncate(0)
+
+
+def _wait_for(file: BinaryIO) -> None:
+    import fcntl  # not on Windows
+
+    for _ in range(int(_LOCK_SECONDS / 0.1)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

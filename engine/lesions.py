@@ -28,7 +28,7 @@ def predict_files(config: InferConfig) -> None:
     Raises UserError if there is nothing to predict, or if an --image cannot be used.
     """
     paths = config.image or _files_below(Path(config.images or ""))
-    with joined_ranks(config.device) as ranks:
+    with joined_ranks(config.device, timeout=config.timeout) as ranks:
         predictor = open_predictor(config, ranks.device)
         config = replace(config, views=predictor.record["views"])  # those that it was calibrated with
         if config.meta is None:
