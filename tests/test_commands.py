@@ -15,7 +15,15 @@ from configs.schema import InferConfig, ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "tiny")
-COMMANDS = ("prep/shard.py", "prep/merge.py", "prep/verify.py", "prep/synthetic.py", "train.py", "infer.py")
+COMMANDS = (
+    "prep/shard.py",
+    "prep/merge.py",
+    "prep/verify.py",
+    "prep/synthetic.py",
+    "train.py",
+    "infer.py",
+    "-m report",
+)
 
 
 def run(*words: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -29,7 +37,7 @@ def recipe(backbone: str, *more: str) -> TrainConfig:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_does_not_import_slow_packages(command: str) -> None:
-    done = run(command, "--help", python=("-X", "importtime"))
+    done = run(*command.split(), "--help", python=("-X", "importtime"))
     assert done.returncode == 0
     assert "usage:" in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
@@ -49,6 +57,8 @@ def test_help_does_not_import_slow_packages(command: str) -> None:
         (("train.py", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("infer.py", "--runs", "nowhere"), "no such folder"),
         (("infer.py", "--views", "3"), 'key "views"'),
+        (("-m", "report", "--runs", "nowhere", "--shards", "SHARDS"), "no such folder"),
+        (("-m", "report", "--shards", "nowhere"), "holds no shard set"),
         (("prep/shard.py", "--isic2020", "nowhere"), "no such folder"),
         (("prep/shard.py",), "name at least one of --isic2020 FOLDER and --isic2019 FOLDER"),
         (("prep/shard.py", "--isic2020", "EMPTY"), "holds no ISIC 2020 tables: wanted one of train.csv"),
