@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
 
-from configs.schema import Checkpoint, Device, InferConfig, MetaKind
+from configs.schema import Checkpoint, InferConfig, MetaKind
 from engine.distributed import Ranks, joined_ranks
 from engine.evaluate import no_statistics
 from engine.inference import kinds_of, score_members
@@ -42,7 +41,7 @@ def pictures(shards: ShardSet, rows: Indices) -> Iterator[Pixels]:
 
 def ranks_of(case: Case) -> AbstractContextManager[Ranks]:
     """This process on the device that the report is to use."""
-    return joined_ranks(cast(Device, case.config.device))
+    return joined_ranks(case.config.device)
 
 
 def unseen_by(case: Case, ranks: Ranks) -> Iterator[tuple[int, list[LoadedMember]]]:
