@@ -29,7 +29,7 @@ class ReportConfig:
     """The backbone of --weights."""
     pictures: int = ranged(1000, low=0)
     """Training pictures, drawn at random, in which artefacts and near-duplicates are looked for (0 leaves this out)."""
-    stressed: int = ranged(120, low=0)
+    stressed: int = ranged(100, low=0)
     """Pictures that artefacts are drawn on, to see how the scores change (0 leaves this out)."""
     draws: int = ranged(1000, low=100)
     """Draws of every bootstrap over groups (100 or more)."""

@@ -39,7 +39,7 @@ class Page:
 
 
 def write_page(page: Page, out: Path) -> None:
-    """Write OUT/report.html, OUT/report.md, and NAME.png and NAME.csv of each picture and table, each file whole.
+    """Write OUT/report.html, OUT/report.md, and NAME.png and NAME.csv of each picture and table with rows, each whole.
 
     Raises ValueError where two pictures or two tables have one name, which would overwrite each other.
     """
@@ -52,7 +52,7 @@ def write_page(page: Page, out: Path) -> None:
             raise ValueError(f"a name is used twice: {sorted(names)}")
     drawn = {picture.name: png(picture.figure) for picture in pictures}
     files = {f"{name}.png": content for name, content in drawn.items()}
-    files |= {f"{table.name}.csv": csv_of(table).encode() for table in tables}
+    files |= {f"{table.name}.csv": csv_of(table).encode() for table in tables if table.rows}
     files |= {MARKDOWN: markdown(page).encode(), HTML: html(page, drawn).encode()}
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -80,7 +80,9 @@ def html(page: Page, drawn: dict[str, bytes]) -> str:
 
 def grid(table: Table) -> Markup:
     """A table as HTML that scrolls by itself where it is too wide."""
-    heads = list(table.rows[0]) if table.rows else []
+    if not table.rows:
+        return Markup("<p>none</p>")
+    heads = list(table.rows[0])
     numeric = {head for head in heads if any(isinstance(row[head], int | float | Estimate) for row in table.rows)}
     mark = {head: Markup(' class="number"') if head in numeric else Markup("") for head in heads}
     lines = [Markup("<tr>") + Markup("").join(Markup("<th{}>{}</th>").format(mark[head], head) for head in heads)]
@@ -105,8 +107,10 @@ def _marked_down(part: Part) -> str:
         return part
     if isinstance(part, Picture):
         return f"![{part.name.replace('_', ' ')}]({part.name}.png)\n\n*{part.caption}*"
+    if not part.rows:
+        return f"{part.caption}: none"
     rows = [[_plain(shown(cell)) for cell in row.values()] for row in part.rows]
-    heads = list(part.rows[0]) if part.rows else []
+    heads = list(part.rows[0])
     grid_lines = (f"| {' | '.join(cells)} |" for cells in ([*map(_plain, heads)], ["---"] * len(heads), *rows))
     return f"{part.caption} ([{part.name}.csv]({part.name}.csv))\n\n" + "\n".join(grid_lines)
 
@@ -116,9 +120,9 @@ def _plain(text: str) -> str:
 
 
 def csv_of(table: Table) -> str:
-    """A table as CSV with full precision; an Estimate takes the columns NAME, NAME_low and NAME_high."""
+    """A table with rows as CSV with full precision; an Estimate takes the columns NAME, NAME_low and NAME_high."""
     out = io.StringIO()
-    heads = list(table.rows[0]) if table.rows else []
+    heads = list(table.rows[0])
     intervals = {head for head in heads if any(isinstance(row[head], Estimate) for row in table.rows)}
     named = [[head, f"{head}_low", f"{head}_high"] if head in intervals else [head] for head in heads]
     writer = csv.writer(out, lineterminator="\n")

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from commands import tiny
 from PIL import Image
 
-from configs.prep import PrepConfig
+import infer
+import train
+from configs.prep import PrepConfig, SyntheticConfig
 from prep.build import build
+from prep.synth.folder import make
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
@@ -135,3 +139,23 @@ def shard_folder(downloads: tuple[Path, Path], tmp_path_factory: pytest.TempPath
         )
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def synthetic_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of prep/synthetic.py's pictures: 48 px, 3 folds, 400 training and 40 test samples."""
+    root = tmp_path_factory.mktemp("synthetic")
+    make(SyntheticConfig(out=str(root / "data"), train=400, test=40, size=48, workers=1))
+    folders = {f"isic{year}": str(root / "data" / str(year)) for year in (2019, 2020)}
+    build(PrepConfig(**folders, out=str(root / "shards"), size=48, folds=3, workers=1))
+    return root / "shards"
+
+
+@pytest.fixture(scope="session")
+def trained(synthetic_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny on the three folds of these, judged in its folder outputs: what a report is made of."""
+    runs = tmp_path_factory.mktemp("trained")
+    train.main(tiny(synthetic_shards, runs, "--fold", "all", "--epochs", "2", "--patience", "0"))
+    words = ["--runs", str(runs), "--shards", str(synthetic_shards), "--out", str(runs / "outputs")]
+    infer.main([*words, "--ensemble", "--views", "2"])
+    return runs
