@@ -14,6 +14,7 @@ the submissions are named extra_*. A research tool, not a medical device.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -55,7 +56,7 @@ def predict_split(config: InferConfig) -> None:
     from loaders.shards import ShardSet
 
     members = find_members(Path(config.runs))
-    with joined_ranks(config.device) as ranks, closing(ShardSet(Path(config.shards))) as shards:
+    with joined_ranks(config.device, timeout=config.timeout) as ranks, closing(ShardSet(Path(config.shards))) as shards:
         rows = split_rows(shards, config)
         for member in members:
             require_fit(member, shards)
@@ -77,6 +78,8 @@ def predict_split(config: InferConfig) -> None:
         if config.ensemble:
             raw = judged(config, shards, members, inference)
             print(write_submission(out / f"{kind}_ensemble.csv", form, keys, raw))
+        if (shortage := form.shortage(keys)) is not None:
+            print(f"warning: {out / kind}_*.csv: {shortage}", file=sys.stderr)
 
 
 def split_rows(shards: ShardSet, config: InferConfig) -> Indices:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from report.figures import member_curves
     from report.table import print_table
 
-    with joined_ranks(configs[0].device) as ranks:
+    with joined_ranks(configs[0].device, timeout=configs[0].timeout) as ranks:
         try:
             for config in configs:
                 with explained_memory(config, ranks):

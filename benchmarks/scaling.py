@@ -1,9 +1,9 @@
 """How our stream grows: with threads, ranks, batch and samples. One thing is varied, the rest stays."""
 
-import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from benchmarks.process import LoaderProcess
 from benchmarks.record import Record
 from benchmarks.rounds import in_turns, spread
 from configs.files import written_whole
-from prep.manifest import MANIFEST, SAMPLES, read_manifest
+from prep.files import file_sha256
+from prep.manifest import MANIFEST, SAMPLES, count_rows, labels_digest, read_manifest, write_manifest
 
 _ROWS_AT_A_TIME = 65_536
 
@@ -97,12 +98,22 @@ def repeated(common: Job, samples: int) -> Path:
     manifest = read_manifest(source)
     table = pq.read_table(source / SAMPLES).slice(0, manifest.samples)
     table = table.filter(np.asarray(table["fold"]) >= 0)
-    with written_whole(folder / SAMPLES) as out, pq.ParquetWriter(out, table.schema) as writer:
-        for start in range(0, samples, _ROWS_AT_A_TIME):
-            writer.write_table(table.take(np.arange(start, min(start + _ROWS_AT_A_TIME, samples)) % len(table)))
-    for shard in manifest.shards:
-        (folder / shard.file).unlink(missing_ok=True)
-        (folder / shard.file).symlink_to(source / shard.file)
-    with written_whole(folder / MANIFEST) as out:
-        out.write(json.dumps({**asdict(manifest), "samples": samples, "files": {}}).encode())
+    whole = table.take(np.arange(samples) % len(table))
+    with written_whole(folder / SAMPLES) as out:
+        pq.write_table(whole, out, row_group_size=_ROWS_AT_A_TIME)
+    times = Counter(whole["shard"].to_pylist())
+    for name in times:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(source / name)
+    shards = [replace(shard, samples=times[shard.file]) for shard in manifest.shards if shard.file in times]
+    described = replace(
+        manifest,
+        samples=samples,
+        left_out=0,
+        counts=count_rows(whole),
+        labels_sha256=labels_digest(whole),
+        files={SAMPLES: file_sha256(folder / SAMPLES)},
+        shards=shards,
+    )
+    write_manifest(described, folder)
     return folder

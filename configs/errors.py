@@ -1,7 +1,13 @@
-"""The one exception that is meant for the user, and the checks of settings that raise it."""
+"""The one exception that is meant for the user, the checks of settings that raise it, and remarks that stop nothing."""
 
+import os
+import sys
+from collections.abc import Iterable
 from dataclasses import field, fields
+from difflib import get_close_matches
+from functools import lru_cache
 from math import inf
+from pathlib import Path
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -12,6 +18,33 @@ class UserError(ValueError):
 
     Commands print it as one line and exit with code 2; any other exception that escapes is a bug.
     """
+
+
+@lru_cache(maxsize=256)
+def note(text: str) -> None:
+    """Tell the user, on stderr, how something was understood; once in a process, and by the first rank alone."""
+    if os.environ.get("RANK", "0") in ("", "0"):
+        print(f"note: {text}", file=sys.stderr)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to add to a message about an unknown word: the known one that begins with it, itself or after a dot, or
+    else resembles it; empty if none does."""
+    names = list(dict.fromkeys(known))
+    longer = [name for name in names if word and f".{word}".lower() in f".{name}".lower()]
+    found = longer if len(longer) == 1 else get_close_matches(word, names, n=1) or longer
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def nearest_path(path: str | Path) -> str:
+    """The same for a file or folder that does not exist, among what lies beside it."""
+    path = Path(path)
+    try:
+        beside = sorted(one.name for one in path.parent.iterdir())
+    except OSError:
+        return ""
+    found = get_close_matches(path.name, beside, n=1)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""
 
 
 def check(good: bool, name: str, value: object, remedy: str) -> None:

@@ -9,6 +9,8 @@ from configs.cli import parse, values_of, with_recipe
 from configs.errors import UserError
 from configs.schema import TrainConfig
 
+_MOST_FOLDS = 100
+
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
@@ -41,9 +43,13 @@ def _fold_option(word: str) -> str:
 
 
 def _folds_of(shards: Path) -> int:
-    """Number of folds of a shard set, from its manifest alone."""
+    """Number of folds of a shard set, from its manifest alone; each member checks the set when it opens it."""
+    path, folds = shards / "manifest.json", 0
     try:
-        counts = json.loads((shards / "manifest.json").read_text())["counts"]
-        return 1 + max(int(row["fold"]) for row in counts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if path.is_file():  # else a pipe would be waited for
+            folds = 1 + max(int(row["fold"]) for row in json.loads(path.read_text())["counts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{shards} holds no shard set whose folds can be counted ({error}): check --shards") from error
+    if not 1 <= folds <= _MOST_FOLDS:
+        raise UserError(f"{shards} holds no shard set whose folds can be counted ({folds} folds): check --shards")
+    return folds

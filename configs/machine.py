@@ -5,6 +5,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+MAX_MEGAPIXELS = 100.0
+"""Millions of pixels that an image may have unless an option says otherwise: four times the largest original of ISIC
+(6000 x 4000), and 300 MB when decoded. The libraries alone would accept 179 million (Pillow) or four billion
+(libjpeg-turbo), for a file of a few bytes."""
+
 
 def usable_cores() -> int:
     """Cores this process may run on: fewer than the machine has if a scheduler or taskset pins it."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from configs.errors import UserError, check, check_ranges, ranged
+from configs.machine import MAX_MEGAPIXELS
 
 Fit = Literal["squash", "crop", "pad"]
 Subsampling = Literal["4:2:0", "4:4:4"]
@@ -64,8 +65,17 @@ class PrepConfig(_Common):
     """What to do when image files that the tables name do not exist."""
     on_bad: Literal["fail", "skip"] = "fail"
     """What to do with corrupt images; either way rejected.csv lists all of them."""
+    max_megapixels: float = ranged(MAX_MEGAPIXELS, low=0.01, high=4000)
+    """Millions of pixels that an image may have, by its header; one of more is refused before it is decoded."""
     samples_per_shard: int = ranged(1024, low=1)
     """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
+    keep_ids: bool = False
+    """Store the tables' ids of patients and lesions, in files that only you may read, instead of numbers."""
+
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` in pixels."""
+        return round(self.max_megapixels * 1e6)
 
     def __post_init__(self) -> None:
         super().__post_init__()

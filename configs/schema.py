@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.errors import check, check_ranges, ranged
+from configs.machine import MAX_MEGAPIXELS
 
 Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
 OnBad = Literal["fail", "substitute"]
@@ -17,6 +18,8 @@ Inputs = Literal["both", "image", "meta"]
 Device = Literal["auto", "cpu", "cuda"]
 Checkpoint = Literal["last", "best"]
 Combine = Literal["mean", "rank", "weighted"]
+TIMEOUT = 10.0  # minutes
+_LONGEST = 7 * 24 * 60.0  # minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +224,8 @@ class TrainConfig:
     """Steps between two lines with the loss of a step in metrics.jsonl; 0 means one line per epoch only."""
     device: Device = "auto"
     """auto uses the GPU if there is one."""
+    timeout: float = TIMEOUT
+    """Minutes that a rank waits for another one (above 0); then all of them end, and one line names the silent one."""
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
@@ -238,6 +243,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        _check_timeout(self.timeout)
         # SyncBatchNorm communicates within the step, so compilation could not be tried on each rank by itself.
         apart = not self.sync_batchnorm or self.speed.compile != "on"
         check(apart, "speed.compile", self.speed.compile, "give off with --sync-batchnorm true")
@@ -283,9 +289,11 @@ class InferConfig:
     """prior: test images without a prediction get the share of melanomas among the training rows, because Kaggle
     refuses a file in which rows are missing."""
     image: list[str] = field(default_factory=list)
-    """Image files, JPEG or PNG of any size, to predict one by one: --image FILE ..."""
+    """Image files, JPEG, PNG, BMP, WebP or TIFF of any size, to predict one by one: --image FILE ..."""
     images: str | None = None
     """Folder of image files to predict, written to OUT/images.csv."""
+    max_megapixels: float = ranged(MAX_MEGAPIXELS, low=0.01, high=4000)
+    """Millions of pixels that an image may have, by its header; one of more is refused before it is decoded."""
     meta: str | None = None
     """CSV with image, and age, sex and site where known, for --images."""
     age: float | None = None
@@ -309,13 +317,21 @@ class InferConfig:
     half of what is free."""
     device: Device = "auto"
     """auto uses the GPU if there is one."""
+    timeout: float = TIMEOUT
+    """Minutes that a rank waits for another one (above 0); then all of them end, and one line names the silent one."""
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Where samples are decoded."""
 
+    @property
+    def max_pixels(self) -> int:
+        """`max_megapixels` in pixels."""
+        return round(self.max_megapixels * 1e6)
+
     def __post_init__(self) -> None:
         check_ranges(self)
+        _check_timeout(self.timeout)
         check(0 <= self.prevalence < 1, "prevalence", self.prevalence, "give a share between 0 and 1, or 0 for none")
         kinds = [bool(self.image), self.images is not None, self.export is not None]
         check(sum(kinds) <= 1, "image", self.image, "give only one of --image, --images and --export")
@@ -324,3 +340,7 @@ class InferConfig:
         check(self.meta is None or self.images is not None, "meta", self.meta, "give --images DIR with it")
         read = self.bundle is None or bool(self.image) or self.images is not None
         check(read, "bundle", self.bundle, "give --image FILE or --images DIR with it")
+
+
+def _check_timeout(minutes: float) -> None:
+    check(0 < minutes <= _LONGEST, "timeout", minutes, f"give minutes above 0, up to {_LONGEST:.0f} (a week)")

@@ -4,7 +4,6 @@ NAME.onnx: a member from uint8 pixels to a probability; NAME.safetensors: its we
 how members are combined, calibrated and judged; model_card.md: what all of it is; SHA256SUMS.
 """
 
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -14,10 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from configs.errors import UserError
-from configs.files import written_whole
 from configs.schema import InferConfig, MetaKind
 from engine.card import model_card
-from engine.judging import ENSEMBLE, OOF
+from engine.judging import OOF, write_record
 from engine.predictor import SUMS, open_predictor
 from models.losses import Objective
 from prep.files import file_sha256
@@ -44,9 +42,8 @@ def export_bundle(config: InferConfig) -> None:
         onnx = partial / f"{member.name}.onnx"
         export_onnx(network, loaded.objective, size=member.size, meta=member.meta, path=onnx)
         print(f"{member.name}: exported")
-    with written_whole(partial / ENSEMBLE) as file:
-        file.write((json.dumps(predictor.record, indent=1) + "\n").encode())
     predictor.oof.drop(columns=["key", "group"], errors="ignore").to_parquet(partial / OOF, index=False)
+    write_record(predictor.record, partial)
     (partial / CARD).write_text(model_card(predictor))
     sums = [f"{file_sha256(path)}  {path.name}" for path in sorted(partial.iterdir())]
     (partial / SUMS).write_text("\n".join(sums) + "\n")

@@ -1,14 +1,17 @@
 """Checkpoints: what they contain and which run they belong to; written atomically, read without executing code.
 
-A run continues from last.pt; infer.py loads best.pt.
+A run continues from last.pt; infer.py loads last.pt or best.pt. Each file ends with the SHA-256 of what stands before,
+because torch does not check what it reads: it is a zip file, whose readers ignore what follows its directory.
 """
 
-import pickle
+import hashlib
+import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from configs.errors import UserError
 from configs.files import written_whole
@@ -20,12 +23,19 @@ from prep.manifest import Manifest
 from prep.metadata import FEATURES, meta_digest
 
 LAST, BEST = "last.pt", "best.pt"
-FORMAT = 2
+FORMAT = 3
 # Settings that may change when a run is resumed: where, how fast and in how many parts it trains.
 _MAY_CHANGE = {
     *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune"),
-    *("accumulate", "sync_batchnorm", "save_every", "log_every"),
+    *("accumulate", "sync_batchnorm", "save_every", "log_every", "timeout"),
 }
+# What both files must hold, and what each of them holds besides.
+_BOTH: dict[str, type] = {"format": int, "config": dict, "facts": dict, "best": dict, "model": dict}
+_OF_LAST = {"epoch": int, "step": int, "finished": bool, "loss_sum": float, "optimizer": dict, "scaler": dict}
+_EPOCHS_END = {"validation": Tensor, "validation_index": Tensor}
+_FACTS = {"size", "meta_kind", "meta_features", "labels_sha256", "meta_sha256"}
+_SEAL = b"\nsha256 "  # followed by 64 digits and a line end
+_SEAL_BYTES = len(_SEAL) + 65
 
 
 def checkpoint_of(
@@ -78,29 +88,45 @@ def digests(labels_sha256: str, meta: MetaKind) -> dict[str, str]:
 def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
     """The last.pt in `folder`, on the CPU; None if there is none, or if the config says to start from scratch.
 
-    Rewrites best.pt if it is behind. Raises UserError, naming both values, if it was made with other settings or facts.
+    Raises UserError, naming both values, if it was made with other settings or facts.
     """
     path = folder / LAST
-    if config.resume == "never" or not path.is_file():
+    if config.resume == "never" or not path.exists():
         return None
-    saved = load_checkpoint(path, torch.device("cpu"))
-    then = _flat({**saved["config"], **saved["facts"]})
-    for name, value in _flat({**asdict(config), **facts}).items():
-        if name.split(".")[0] not in _MAY_CHANGE and then.get(name) != value:
+    saved = read_checkpoint(path)
+    then, now = _flat({**saved["config"], **saved["facts"]}), _flat({**asdict(config), **facts})
+    for name in {**now, **then}:
+        if name.split(".")[0] not in _MAY_CHANGE and then.get(name) != now.get(name):
             raise UserError(
-                f"{path} was made with {name}={then.get(name)!r}, now it is {value!r}: choose another --out to "
+                f"{path} was made with {name}={then.get(name)!r}, now it is {now.get(name)!r}: choose another --out to "
                 "keep it, or start from scratch with --resume never"
             )
-    _mend_best(saved, folder)
     return saved
 
 
-def _mend_best(saved: dict[str, Any], folder: Path) -> None:
-    """Write best.pt if the run ended between writing last.pt, which is `saved`, and best.pt of the same epoch."""
-    path = folder / BEST
-    if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1:
+def lost_best(saved: dict[str, Any], folder: Path) -> str | None:
+    """Why best.pt cannot be used although `saved`, the content of last.pt, has a best epoch; None if it can."""
+    if saved["best"]["epoch"] < 0:
+        return None
+    try:
+        read_checkpoint(folder / BEST)
+    except UserError as error:
+        return f"warning: {error}; pred_best in oof.parquet stays empty unless a later epoch is better"
+    return None
+
+
+def mend_best(saved: dict[str, Any], folder: Path) -> None:
+    """Write best.pt if `saved`, the content of last.pt, is that of the best epoch and best.pt is not, or is damaged.
+
+    Not while another process trains the member.
+    """
+    if saved["step"] or saved["best"]["epoch"] != saved["epoch"] - 1 or "validation" not in saved:
         return
-    if not path.is_file() or load_checkpoint(path, torch.device("cpu"))["best"] != saved["best"]:
+    try:
+        behind = read_checkpoint(folder / BEST)["best"] != saved["best"]
+    except UserError:
+        behind = True
+    if behind:
         save_best(saved, folder)
 
 
@@ -109,31 +135,82 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     Raises UserError if it cannot be written; the previous file at `path` is then unchanged.
     """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    data = buffer.getbuffer()
     try:
         with written_whole(path, fsync=True) as file:
-            torch.save({"format": FORMAT, **content}, file)
-    # torch reports some write errors as RuntimeError.
-    except (OSError, RuntimeError) as error:
+            file.write(data)
+            file.write(_seal(data))
+    except OSError as error:
         kept = "the previous one is kept" if path.is_file() else "there is no previous one"
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         raise UserError(
-            f"checkpoint {path} could not be written: {reason}; {kept}: check free space and permissions, then run "
-            "the same command again to continue"
+            f"checkpoint {path} could not be written: {error.strerror or error}; {kept}: check free space and "
+            "permissions, then run the same command again to continue"
         ) from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote. Raises UserError for any other file."""
+    """Read what `save_checkpoint` wrote. Raises UserError for any other file, and for one that is damaged."""
     try:
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise FileNotFoundError("there is no such file")
+        data = path.read_bytes()
+        content, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+        if not seal.startswith(_SEAL):
+            raise ValueError("it does not end with its SHA-256, so it is cut off, or of another version")
+        if seal != _seal(content):
+            raise ValueError("its SHA-256 is not the one that it ends with, so it is damaged")
+        found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError("it is not of this version")
+    # A file of another origin raises whatever its reader fails on first.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} cannot be read as a checkpoint: {reason}; remove it or train this member again"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this version: train this member again")
-    return content
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}; {_remedy(path)}") from error
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """last.pt or best.pt on the CPU. Raises UserError also if parts are missing or unknown, or weights not finite."""
+    found = load_checkpoint(path, torch.device("cpu"))
+    problem = _problem(found, {**_BOTH, **(_OF_LAST if path.name == LAST else _EPOCHS_END)})
+    if problem:
+        raise UserError(f"{path} is not sound: {problem}; {_remedy(path)}")
+    return found
+
+
+def _seal(data: memoryview) -> bytes:
+    return _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n"
+
+
+def _problem(found: dict[str, Any], kinds: dict[str, type]) -> str:
+    """What is wrong with the content of a checkpoint whose parts must be of `kinds`; empty if nothing is."""
+    for name, kind in kinds.items():
+        if not isinstance(found.get(name), kind):
+            return f"{name} is {'missing' if name not in found else f'no {kind.__name__}'}"
+    unknown = found.keys() - kinds.keys() - _EPOCHS_END.keys() - {"average"}
+    if unknown:
+        return f"{min(unknown)} is unknown to this version"
+    if found["facts"].keys() != _FACTS or found["best"].keys() != {"epoch", "score"}:
+        return "facts or best have other fields than in this version"
+    if min(found.get("epoch", 0), found.get("step", 0)) < 0:
+        return "epoch or step is below 0"
+    for part in ("model", "average"):
+        for name, value in (found.get(part) or {}).items():
+            if not isinstance(value, Tensor) or not value.isfinite().all():
+                return f"{part}.{name} holds NaN or infinity"
+    return ""
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a checkpoint that cannot be used, and what can still be done without it."""
+    last, best = path.with_name(LAST), path.with_name(BEST)
+    if path.name == BEST and last.is_file():
+        return f"remove it; {LAST} beside it is enough to train on, and for infer.py once its training is finished"
+    if path.name == LAST and best.is_file():
+        return f"remove it and train this member again; until then infer.py predicts with {BEST} beside it"
+    return "remove it or train this member again"
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

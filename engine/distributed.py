@@ -1,25 +1,37 @@
 """The ranks of a run: torchrun's environment, read once, and the few collectives that the engine needs."""
 
+import atexit
 import ctypes
 import os
 import re
+import signal
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from configs.errors import UserError
+from configs.launcher import Launch, read_launch
 from configs.machine import usable_cores
+from configs.schema import TIMEOUT
+from engine.pulse import Pulse
 
 Value = TypeVar("Value")
-# How gloo and NCCL report a lost peer.
-_LOST_PEER = re.compile(r"Connection (closed|reset)|[Rr]emote process|Broken pipe|Socket closed")
+# How gloo and NCCL report a peer that is lost, or does not come.
+_LOST_PEER = re.compile(
+    r"Connection (closed|reset|refused)|[Rr]emote process|Broken pipe|Socket closed|[Tt]imed out|[Tt]imeout"
+)
+_NCCL_MARGIN = timedelta(minutes=1)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
@@ -100,21 +112,26 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
-    """Join the process group that torchrun describes (NCCL on GPUs, gloo on CPUs) and leave it at the end."""
+def joined_ranks(device: Literal["auto", "cpu", "cuda"], *, timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Join the process group that torchrun describes (NCCL on GPUs, gloo on CPUs) and leave it at the end.
+
+    No rank waits longer than `timeout` minutes for another one: then it ends with a UserError that names the rank. What
+    several ranks have to say is said by one of them.
+    """
     on_gpu = _wants_gpu(device)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    launch = read_launch()
     ranks = Ranks(
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=local_rank,
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        device=torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"),
+        rank=launch.rank,
+        world_size=launch.world_size,
+        local_rank=launch.local_rank,
+        local_world_size=launch.local_world_size,
+        device=torch.device("cuda", launch.local_rank) if on_gpu else torch.device("cpu"),
     )
     if on_gpu:
-        if local_rank >= torch.cuda.device_count():
+        if ranks.local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"local rank {local_rank} has no GPU, there are {torch.cuda.device_count()}: lower --nproc-per-node"
+                f"local rank {ranks.local_rank} has no GPU, there are {torch.cuda.device_count()}: lower "
+                "--nproc-per-node"
             )
         torch.cuda.set_device(ranks.device)
     else:
@@ -123,28 +140,72 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     if ranks.world_size == 1:
         yield ranks
         return
-    # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died.
-    store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size))
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device_id=ranks.device if on_gpu else None,
-    )
-    ranks = replace(ranks, host_group=dist.new_group(backend="gloo"))
+    wait = timedelta(minutes=timeout)
+    pulse = Pulse(_shared_store(launch, wait), ranks.rank, ranks.world_size)
     # After an error the group is not destroyed: that would wait for peers which wait for this rank. This process ends,
     # and torchrun ends the others.
     try:
-        yield ranks
-    except RuntimeError as error:
-        if not _LOST_PEER.search(str(error)):
-            raise
-        raise UserError(
-            f"rank {ranks.rank} lost the connection to another rank, whose own error says why; what was saved is kept: "
-            "fix that error, then run the same command again"
-        ) from error
+        yield replace(ranks, host_group=_join(pulse.store, ranks, wait))
+    except Exception as error:
+        lost = isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)) is not None
+        explained = _named(pulse, timeout) if lost else error
+        atexit.register(_leave_at_once, 2 if isinstance(explained, UserError) else 1)
+        # A rank that ends because one is lost is lost to the others: only the first of them knows which one it was.
+        said = "a rank is lost" if lost else str(explained)
+        if isinstance(explained, UserError) and not pulse.first_to_say(said):
+            raise SystemExit(2) from error
+        raise explained from (error if lost else error.__cause__)
+    pulse.stop()
     dist.destroy_process_group()
+
+
+def _shared_store(launch: Launch, wait: timedelta) -> Store:
+    """The key-value store that all ranks share. Raises UserError if the launcher that holds it is gone."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it is there already: a refusal is final
+            socket.create_connection(address, timeout=wait.total_seconds()).close()
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.world_size, timeout=wait))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"rank {launch.rank} cannot reach {address[0]}:{address[1]}, where the ranks meet (MASTER_ADDR, "
+            "MASTER_PORT): check that the launcher and rank 0 run and can be reached, then run the same command again"
+        ) from error
+    # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died.
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _join(store: Store, ranks: Ranks, wait: timedelta) -> dist.ProcessGroup:
+    """Join the process group, and a second one for tensors on the host, which is returned."""
+    on_gpu = ranks.device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        # NCCL ends the process by itself, without naming anyone: the exchanges on the host, one in each step, go first.
+        timeout=wait + _NCCL_MARGIN if on_gpu else wait,
+        device_id=ranks.device if on_gpu else None,
+    )
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=wait)
+    return group
+
+
+def _named(pulse: Pulse, timeout: float) -> UserError:
+    """The error for the user where another rank is lost: which one it is."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which comes before the rank is named
+    return UserError(
+        f"the ranks lost one of them: {pulse.diagnosis()} (--timeout {timeout:g} minutes); if it printed an error of "
+        "its own, that says why; what was saved is kept: end all ranks, then run the same command again"
+    )
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process without waiting for exchanges with lost ranks, which takes as long as each of them may."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _keep_freed_memory() -> None:

@@ -33,7 +33,7 @@ def explain_files(config: InferConfig, predictor: Predictor, paths: Sequence[str
     device = next(members[0].network.parameters()).device
     for row, path in enumerate(paths):
         try:
-            _, stored = read_image(path, predictor.encoding)
+            _, stored = read_image(path, predictor.encoding, config.max_pixels)
         except BadImageError:
             continue
         pixels = np.empty((predictor.encoding.size, predictor.encoding.size, 3), dtype=np.uint8)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from configs.console import plain_console
 from configs.errors import UserError
 from configs.machine import available_memory
 from configs.schema import InferConfig, LoaderConfig, MetaKind
@@ -132,7 +132,7 @@ def partition_of(samples: int, batch_size: int, ranks: Ranks) -> Partition:
 
 def with_bar(batches: Iterable[Batch], total: int, title: str, ranks: Ranks) -> Iterator[Batch]:
     """The batches, with a progress bar where the first rank has a terminal."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = ranks.first and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:

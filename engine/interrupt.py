@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
@@ -24,6 +25,9 @@ class Stopped(Exception):  # noqa: N818  not an error
 class StopRequest:
     """Listens for SIGINT and SIGTERM while it is entered; another one, more than a second later, ends the process.
 
+    In another thread than the main one, where Python allows no handlers, it does not listen: the program that started
+    the thread decides what a signal does.
+
     The ranks exchange one small message per step in the background and read it a step later, so nothing waits for it
     and all of them stop after the same step.
     """
@@ -35,7 +39,8 @@ class StopRequest:
         self._sent: tuple[Any, torch.Tensor] | None = None
 
     def __enter__(self) -> Self:
-        self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(

@@ -1,5 +1,6 @@
 """The ensemble on its out-of-fold rows: the passes these take, how it is judged, and what is written of it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
@@ -26,11 +28,12 @@ from evaluation.shipped import Ensemble, ensemble_of, rank_references
 from evaluation.table import OutOfFold
 from evaluation.text import lines
 from loaders.shards import ShardSet
+from prep.files import file_sha256
 from prep.manifest import SAMPLES
 from prep.stage import Encoding
 
 ENSEMBLE, OOF, PREDICTIONS = "ensemble.json", "oof.parquet", "predictions.parquet"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _REBUILT_FROM = ("backbone", "target", "model", "optim")  # of a member's settings; others name folders of this machine
 
 
@@ -70,8 +73,7 @@ def judged(config: InferConfig, shards: ShardSet, members: Sequence[Member], inf
         table = prediction_table(config, ensemble, rank_references(oof, named), test, familiarity, source)
         write_table(oof_table(judgement), out / OOF)
         record = ensemble_record(config, shards, members, inference, judgement, ensemble, familiarity)
-        with written_whole(out / ENSEMBLE) as file:
-            file.write((json.dumps(record, indent=1) + "\n").encode())
+        write_record(record, out)
     keys = {"key": shards.key.take(test.index).to_pylist(), "source": shards.source[test.index]}
     write_table(pd.DataFrame({**keys, **table}), out / PREDICTIONS)
     return np.asarray(table["raw"])
@@ -151,7 +153,7 @@ def oof_table(judgement: Judgement) -> pd.DataFrame:
 
 def read_oof(path: Path, models: Sequence[str]) -> tuple[pd.DataFrame, OutOfFold]:
     """oof.parquet, with or without the samples' names, and the out-of-fold table in it."""
-    table = pd.read_parquet(path)
+    table = read_table(path)
     number = pd.Series(np.arange(len(table)))
     columns = {name: table.get(name, number).to_numpy() for name in ("key", "fold", "source", "target", "group")}
     return table, OutOfFold(
@@ -199,11 +201,33 @@ def ensemble_record(
     }
 
 
+def write_record(record: dict[str, Any], folder: Path) -> None:
+    """Write ensemble.json to `folder`, with the SHA-256 of oof.parquet there, and that of its own content."""
+    record = json.loads(json.dumps({**record, "oof_sha256": file_sha256(folder / OOF)}))  # as it is read
+    record["sha256"] = record_sha256(record)
+    with written_whole(folder / ENSEMBLE) as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def record_sha256(record: dict[str, Any]) -> str:
+    """SHA-256 of a record's content, except for the field that holds it."""
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of predictions, each page of it compared with its checksum. Raises UserError if it is damaged."""
+    try:
+        return pd.read_parquet(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(f"{path} is missing or damaged ({type(error).__name__}): make it again") from error
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a parquet file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
-        table.to_parquet(file, index=False)
+        table.to_parquet(file, index=False, write_page_checksum=True)
 
 
 def _familiarity(oof: OutOfFold, found: Sequence[Found]) -> Familiarity | None:

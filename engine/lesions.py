@@ -28,7 +28,7 @@ def predict_files(config: InferConfig) -> None:
     Raises UserError if there is nothing to predict, or if an --image cannot be used.
     """
     paths = config.image or _files_below(Path(config.images or ""))
-    with joined_ranks(config.device) as ranks:
+    with joined_ranks(config.device, timeout=config.timeout) as ranks:
         predictor = open_predictor(config, ranks.device)
         config = replace(config, views=predictor.record["views"])  # those that it was calibrated with
         if config.meta is None:
@@ -69,7 +69,14 @@ def answers(
     meta = np.hstack([meta_vectors(kind, facts) for kind in kinds])
     partition = partition_of(len(paths), config.batch_size, ranks)
     threads = config.loader.threads or ranks.threads
-    files = PictureFiles(paths, predictor.encoding, ranks.device, threads=threads, prefetch=config.loader.prefetch)
+    files = PictureFiles(
+        paths,
+        predictor.encoding,
+        ranks.device,
+        threads=threads,
+        prefetch=config.loader.prefetch,
+        max_pixels=config.max_pixels,
+    )
     batches = with_bar(files.batches(partition, meta), partition.steps, f"{len(paths):,} images", ranks)
     found = score_members(config, predictor.members, batches, kinds, ranks)
     reasons = ranks.merge(files.reasons)

@@ -10,13 +10,14 @@ import yaml
 
 from configs.errors import UserError
 from configs.schema import Checkpoint, MetaKind
-from engine.checkpoint import BEST, LAST, digests, load_checkpoint
+from engine.checkpoint import BEST, LAST, digests, read_checkpoint
 from engine.network import rebuilt_network
 from engine.records import SETTINGS
 from loaders.shards import ShardSet
 from models.fusion import FusionModel
 from models.losses import Objective
 from prep.files import file_sha256
+from prep.metadata import FEATURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,12 @@ def find_members(runs: Path) -> list[Member]:
 def _described(folder: Path, runs: Path) -> Member:
     path = folder / SETTINGS
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_bytes())
         config, facts = settings["config"], settings["facts"]
+        if not isinstance(config["backbone"], str) or type(config["fold"]) not in (int, type(None)):
+            raise TypeError(f"backbone={config['backbone']!r}, fold={config['fold']!r}")
+        if type(facts["size"]) is not int or facts["meta_kind"] not in FEATURES:
+            raise TypeError(f"size={facts['size']!r}, meta_kind={facts['meta_kind']!r}")
         parts = folder.relative_to(runs).parts or (folder.name,)
         return Member(
             name="_".join(parts),
@@ -93,7 +98,7 @@ def _described(folder: Path, runs: Path) -> Member:
             config=config,
             facts={name: facts[name] for name in ("size", "meta_kind", "labels_sha256", "meta_sha256")},
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
             f"{path} does not describe a member ({reason}): train it again, or remove the folder"
@@ -122,29 +127,29 @@ def load_member(member: Member, checkpoint: Checkpoint, device: torch.device) ->
     a checkpoint does not belong to the member's config.yaml.
     """
     last, best = member.folder / LAST, member.folder / BEST
-    cpu = torch.device("cpu")
-    state: dict[str, Any] = load_checkpoint(last, cpu) if last.is_file() else {"finished": False}
+    state: dict[str, Any] = read_checkpoint(last) if last.is_file() else {"finished": False}
     finished = bool(state["finished"])
     path = last if finished and (checkpoint == "last" or member.fold is None) else best
     if path == best:
         if not best.is_file():
             raise UserError(f"{member.folder} is not finished and has no {BEST}: finish it, or move it out of --runs")
-        state = load_checkpoint(best, cpu)
-    for name, known in member.facts.items():
-        if state["facts"][name] != known:
+        state = read_checkpoint(best)
+    then = {**state["facts"], **{name: state["config"].get(name) for name in ("backbone", "fold")}}
+    for name, known in {**member.facts, "backbone": member.config["backbone"], "fold": member.fold}.items():
+        if then[name] != known:
             raise UserError(
-                f"{path} was trained with {name}={state['facts'][name]}, the {SETTINGS} beside it says {known}: "
-                "train this member again"
+                f"{path} was trained with {name}={then[name]}, the {SETTINGS} beside it says {known}: train this "
+                "member again"
             )
-    network, objective = rebuilt_network(state["config"], size=member.size, device=device)
-    network.load_state_dict(state["model"] if state.get("average") is None else state["average"])
+    weights = state["model"] if state.get("average") is None else state["average"]
+    network, objective = rebuilt_network(state["config"], weights, size=member.size, device=device, path=path)
     return LoadedMember(
         member=member,
         path=path,
         sha256=file_sha256(path),
         chosen=path == best,
         finished=finished,
-        network=network.eval(),
+        network=network,
         objective=objective,
     )
 

@@ -1,30 +1,49 @@
 """A network with the meaning of its logits, built from the settings that training and inference share."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from configs.errors import UserError
 from configs.schema import ModelConfig, OptimConfig, Target
 from models.fusion import FusionModel, build_model
 from models.losses import Objective
+from models.weights import misfits
 from prep.diagnosis import CLASSES, MELANOMA
 from prep.metadata import FEATURES
 
 
-def rebuilt_network(settings: dict[str, Any], *, size: int, device: torch.device) -> tuple[FusionModel, Objective]:
-    """The network of a member's saved settings for images of `size` x `size` pixels, its weights still to be loaded.
+def rebuilt_network(
+    settings: dict[str, Any], weights: dict[str, Tensor], *, size: int, device: torch.device, path: Path
+) -> tuple[FusionModel, Objective]:
+    """The network of a member's saved settings for images of `size` x `size` pixels, with its `weights`, to predict.
 
-    They are random, so that nothing is fetched.
+    `path` is the file that they come from. Raises UserError if the settings are not of this version, or the weights
+    are not those of such a network, or not finite.
     """
-    return build_network(
-        settings["backbone"],
-        ModelConfig(**settings["model"]),
-        OptimConfig(**settings["optim"]),
-        settings["target"],
-        size=size,
-        weights="none",
-        device=device,
-    )
+    again = "train this member again, or use the version of this code that trained it"
+    try:
+        network, objective = build_network(
+            settings["backbone"],
+            ModelConfig(**settings["model"]),
+            OptimConfig(**settings["optim"]),
+            settings["target"],
+            size=size,
+            weights="none",  # nothing is fetched
+            device=device,
+        )
+    except (KeyError, TypeError, UserError) as error:
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else error
+        raise UserError(
+            f"{path} has settings that this version cannot build a network of ({reason}): {again}"
+        ) from error
+    wrong = misfits(network.state_dict(), weights)
+    if wrong:
+        raise UserError(f"{path} does not fit the network that its settings describe: {wrong}; {again}")
+    network.load_state_dict(weights)
+    return network.eval(), objective
 
 
 def build_network(

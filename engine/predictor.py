@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from configs.errors import UserError
 from configs.schema import InferConfig
-from engine.judging import ENSEMBLE, OOF, SCHEMA_VERSION, read_oof
+from engine.judging import ENSEMBLE, OOF, SCHEMA_VERSION, read_oof, record_sha256
 from engine.members import LoadedMember, Member, find_members, load_member
 from engine.network import rebuilt_network
 from engine.picture_statistics import STATISTICS
@@ -50,11 +50,13 @@ def open_predictor(config: InferConfig, device: torch.device) -> Predictor:
     Raises UserError if a file is missing or damaged, or if a member was trained again after it was judged.
     """
     folder = Path(config.out if config.bundle is None else config.bundle)
+    if config.bundle is not None:
+        check_sums(folder, [ENSEMBLE, OOF])
     record = read_record(folder)
     if config.bundle is None:
         members = _of_runs(config, record, folder, device)
     else:
-        check_sums(folder, [ENSEMBLE, OOF, *(f"{entry['name']}.safetensors" for entry in record["members"])])
+        check_sums(folder, [f"{entry['name']}.safetensors" for entry in record["members"]])
         members = [_of_bundle(folder, entry, device) for entry in record["members"]]
     ensemble = Ensemble.from_dict(record["ensemble"])
     table, oof = read_oof(folder / OOF, ensemble.models)
@@ -73,16 +75,20 @@ def open_predictor(config: InferConfig, device: torch.device) -> Predictor:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """ensemble.json. Raises UserError if it is missing or not one of this version."""
+    """ensemble.json. Raises UserError if it or oof.parquet is missing or damaged, or not of this version."""
     path = folder / ENSEMBLE
     if not path.is_file():
         raise UserError(f"{path} does not exist: run python infer.py --ensemble first, which judges and calibrates")
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): {_AGAIN}") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path} is not of this version ({SCHEMA_VERSION}): {_AGAIN}")
+    if record.get("sha256") != record_sha256(record):
+        raise UserError(f"{path} is damaged, or was changed by hand (its SHA-256 is not the one in it): {_AGAIN}")
+    if not (folder / OOF).is_file() or file_sha256(folder / OOF) != record["oof_sha256"]:
+        raise UserError(f"{folder / OOF} is missing or damaged (its SHA-256 is not the one in {ENSEMBLE}): {_AGAIN}")
     return record
 
 
@@ -91,7 +97,8 @@ def check_sums(folder: Path, names: Sequence[str]) -> None:
     path = folder / SUMS
     if not path.is_file():
         raise UserError(f"{folder} is no bundle (no {SUMS}): make one with python infer.py --export {folder}")
-    known = {name: digest for digest, name in (line.split("  ", 1) for line in path.read_text().splitlines())}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in names:
         if not (folder / name).is_file() or known.get(name) != file_sha256(folder / name):
             raise UserError(
@@ -117,8 +124,8 @@ def _of_runs(config: InferConfig, record: dict[str, Any], folder: Path, device: 
 
 def _of_bundle(folder: Path, entry: dict[str, Any], device: torch.device) -> LoadedMember:
     path = folder / f"{entry['name']}.safetensors"
-    network, objective = rebuilt_network(entry["config"], size=entry["facts"]["size"], device=device)
-    network.load_state_dict(load_file(path))
+    size = entry["facts"]["size"]
+    network, objective = rebuilt_network(entry["config"], load_file(path), size=size, device=device, path=path)
     described = {name: entry[name] for name in ("name", "model", "fold", "config", "facts")}
     return LoadedMember(
         member=Member(folder=folder, **described),
@@ -126,6 +133,6 @@ def _of_bundle(folder: Path, entry: dict[str, Any], device: torch.device) -> Loa
         sha256=entry["sha256"],
         chosen=entry["chosen"],
         finished=True,
-        network=network.eval(),
+        network=network,
         objective=objective,
     )

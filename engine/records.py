@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from tensorboard.summary import Writer
 
+from configs.console import plain_console
 from configs.files import written_whole
 from configs.schema import TrainConfig
 
@@ -23,7 +23,7 @@ _PACKAGES = (
 )
 
 
-SETTINGS, CURVES = "config.yaml", "training_curves.png"
+SETTINGS, METRICS, CURVES = "config.yaml", "metrics.jsonl", "training_curves.png"
 
 
 def member_folder(config: TrainConfig) -> Path:
@@ -32,9 +32,29 @@ def member_folder(config: TrainConfig) -> Path:
 
 
 def epoch_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of epochs (not of steps) in a member's metrics.jsonl."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "step" not in line]
+    """The lines of epochs (not of steps) in a member's metrics.jsonl that can be read; none if there is no file."""
+    return [line for line in _parsed_lines(folder) if line is not None and "step" not in line]
+
+
+def damaged_lines(folder: Path) -> int:
+    """How many lines of a member's metrics.jsonl cannot be read."""
+    return _parsed_lines(folder).count(None)
+
+
+def _parsed_lines(folder: Path) -> list[dict[str, Any] | None]:
+    path = folder / METRICS
+    return [_parsed(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """One line of metrics.jsonl; None if it is torn or damaged: the disk was full, or the machine lost its power."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    wanted = isinstance(found, dict) and type(found.get("epoch")) is int and type(found.get("step", 0)) is int
+    numbers = wanted and all(value is None or isinstance(value, int | float) for value in found.values())
+    return found if numbers else None
 
 
 class Records:
@@ -45,9 +65,9 @@ class Records:
         settings = {"config": asdict(config), "facts": facts, "versions": versions()}
         with written_whole(folder / SETTINGS) as file:
             file.write(yaml.safe_dump(settings, sort_keys=False).encode())
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics = folder / METRICS
         self._board = Writer(str(folder))
-        self._console = Console()
+        self._console = plain_console()
         self._live = Progress(
             SpinnerColumn(),
             TextColumn("epoch {task.fields[epoch]}"),
@@ -73,7 +93,7 @@ class Records:
 
     def say(self, line: str) -> None:
         """Print a line above the live one."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def begin_epoch(self, name: str, steps: int, done: int) -> None:
         """Restart the live line's progress bar, with `done` of `steps` completed."""
@@ -104,13 +124,22 @@ class Records:
             self._board.add_scalar(f"step/{name}", value, total)
 
     def forget(self, epoch: int, step: int) -> None:
-        """Drop the lines after step `step` of `epoch`: what they report is trained again."""
-        if self._metrics.is_file():
-            lines = self._metrics.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and _cursor(json.loads(line)) <= (epoch, step)]
-            if kept != lines:
-                with written_whole(self._metrics) as file:
-                    file.write("".join(kept).encode())
+        """Drop the lines after step `step` of `epoch`: what they report is trained again. Drop what cannot be read."""
+        if not self._metrics.is_file():
+            return
+        lines = self._metrics.read_bytes().splitlines(keepends=True)
+        parsed = [_parsed(line) for line in lines]
+        kept = [
+            line
+            for line, found in zip(lines, parsed, strict=True)
+            if found is not None and line.endswith(b"\n") and _cursor(found) <= (epoch, step)
+        ]
+        damaged = parsed.count(None)
+        if damaged:
+            self.say(f"warning: {self._metrics}: {damaged} line(s) cannot be read and are dropped; the others are kept")
+        if kept != lines:
+            with written_whole(self._metrics) as file:
+                file.write(b"".join(kept))
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._metrics.open("a") as file:

@@ -5,7 +5,7 @@ the step, engine/records.py the files.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,19 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
+from configs.files import only_writer
 from configs.schema import TrainConfig
-from engine.checkpoint import BEST, LAST, checkpoint_of, run_facts, save_best, save_checkpoint, saved_run
+from engine.checkpoint import (
+    BEST,
+    LAST,
+    checkpoint_of,
+    lost_best,
+    mend_best,
+    run_facts,
+    save_best,
+    save_checkpoint,
+    saved_run,
+)
 from engine.data import Data, open_data, open_samples
 from engine.distributed import Ranks
 from engine.evaluate import Predictions, predict
@@ -27,7 +38,10 @@ from engine.trainer import Trainer, build_trainer
 from engine.tune import chosen_way
 from engine.validate import OOF, validation_figures, write_oof
 from loaders.shards import ShardSet
+from models.backbones import SHORT_NAMES, timm_name
 from prep.manifest import read_manifest
+
+LOCK = "train.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +121,9 @@ class Run:
     def write_results(self) -> None:
         """Write oof.parquet, from last.pt and best.pt, if a fold is held out."""
         if self.ranks.first and self.config.fold is not None:
-            write_oof(self.folder, self.data.samples.shards)
+            remark = write_oof(self.folder, self.data.samples.shards)
+            if remark:
+                self.say(remark)
 
     def say(self, line: str) -> None:
         """Print a line, on the first rank only."""
@@ -134,8 +150,12 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
         saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
         if saved is None or not saved["finished"]:
             return None
+        mend_best(saved, folder)
         if config.fold is not None and not (folder / OOF).is_file():
-            write_oof(folder, ShardSet(Path(config.shards)))
+            with only_writer(folder / LOCK), closing(ShardSet(Path(config.shards))) as shards:
+                remark = write_oof(folder, shards)
+            if remark:
+                print(remark)
         return RunState.at(saved, torch.device("cpu"), 1).best_words(config.monitor)
 
     best = ranks.from_first(best_if_finished)
@@ -149,15 +169,26 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
     """Open the run of a member that is not finished, at the last saved step if there is one.
 
     At the end, even after an error, threads, pipelines and files are closed. If the user or the machine asked the run
-    to stop (Stopped), it is saved first.
+    to stop (Stopped), it is saved first. Raises UserError if another process trains the member.
     """
     folder = member_folder(config)
     with ExitStack() as resources:
         samples = resources.enter_context(open_samples(config, ranks))
+        known_as = timm_name(config.backbone)  # an unknown name leaves no folder behind
+        remarks = []
+        if ranks.first:
+            remarks = [resources.enter_context(only_writer(folder / LOCK))]
+            for leftover in folder.glob("*.tmp"):  # of a process that was killed
+                leftover.unlink()
         facts = run_facts(config, samples.shards.manifest)
         saved = ranks.from_first(lambda: saved_run(folder, config, facts))
+        if saved and ranks.first:
+            mend_best(saved, folder)
         state = RunState.at(saved, ranks.device, ranks.world_size)
-        way, remarks = chosen_way(config, ranks, samples.shards.size, samples.partition.local_batch_size)
+        way, found = chosen_way(config, ranks, samples.shards.size, samples.partition.local_batch_size)
+        renamed = known_as != config.backbone and config.backbone not in SHORT_NAMES
+        remarks += [f"backbone {config.backbone} is {known_as} in this version of timm" if renamed else None, *found]
+        remarks.append(lost_best(saved, folder) if saved and ranks.first else None)
         trainer = build_trainer(
             config,
             ranks,
@@ -189,7 +220,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             stop=resources.enter_context(StopRequest(ranks)),
             records=records,
         )
-        for remark in [*remarks, *trainer.remarks, *data.loader.remarks]:
+        for remark in filter(None, [*remarks, *trainer.remarks, *data.loader.remarks]):
             run.say(remark)
         if samples.shards.manifest.unsafe:
             run.say(f"warning: {config.shards} was {samples.shards.manifest.unsafe}")

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from configs.errors import UserError
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 from engine.network import build_network
 from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
 from engine.precision import autocast_of, chosen_dtype
 from engine.prepare_step import Speed, blank_batch, prepare
+from engine.records import member_folder
 from engine.step import Gradients, Step
 from loaders.order import Partition
 from models.fusion import FusionModel
 from models.losses import Objective
+from models.weights import cause
 from prep.metadata import FEATURES
 
 
@@ -56,8 +59,9 @@ class Trainer:
         }
 
     def is_finite(self) -> bool:
-        """Whether all weights and running statistics are finite; waits for the device."""
-        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        """Whether all weights, their averages and running statistics are finite; waits for the device."""
+        models = {id(one): one for one in (self.model, self.judged_model)}.values()
+        values = [value for one in models for value in one.state_dict().values() if value.is_floating_point()]
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
@@ -97,12 +101,19 @@ def build_trainer(
     average = MovingAverage(model, copy.deepcopy(model), config.optim.ema) if config.optim.ema else None
     optimizer = create_optimizer(model, config.optim)
     if saved:
-        model.load_state_dict(saved["model"])
-        load_optimizer(optimizer, saved["optimizer"])
-        if average is not None:
-            average.model.load_state_dict(saved["average"])
-        if saved["scaler"]:
-            scaler.load_state_dict(saved["scaler"])
+        try:
+            model.load_state_dict(saved["model"])
+            load_optimizer(optimizer, saved["optimizer"])
+            if average is not None:
+                average.model.load_state_dict(saved["average"])
+            if saved["scaler"]:
+                scaler.load_state_dict(saved["scaler"])
+        # What torch raises for other names, shapes and parameter groups.
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"{member_folder(config)}: last.pt does not fit the network that its settings describe "
+                f"({cause(error)}): train this member again with --resume never"
+            ) from error
     local = partition.local_batch_size
     gradients = Gradients(
         network=model,

@@ -8,16 +8,16 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product, repeat
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from configs.console import plain_console
 from configs.errors import UserError
 from configs.files import written_whole
 from configs.schema import LoaderConfig, Placement, TrainConfig
@@ -52,7 +52,7 @@ def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
     asked, loader = config.speed, config.loader
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
     switches = {"on": True, "off": False}
-    if loader.placement == "auto" and loader.cache == "none" and "placement" in known:
+    if loader.placement == "auto" and loader.cache == "none" and known:
         loader = replace(loader, placement=known["placement"])
     speed = Speed(
         channels_last=layouts[asked.memory_format],
@@ -63,19 +63,28 @@ def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
     return Way(speed=speed, loader=loader), [remark] if known else []
 
 
-def remembered(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[dict[str, Any], Path]:
-    """What was found for this case (empty if nothing was), and the file that holds it."""
+def remembered(
+    config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int
+) -> tuple[dict[str, Any], Path | None]:
+    """What was found for this case (empty if nothing was), and the file that holds it; None without a home."""
     case = _case(config, ranks, size, local_batch_size)
     digest = hashlib.sha256(json.dumps(case, sort_keys=True).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "melanoma" / f"tuned-{digest}.json"
-    if not path.is_file():
-        return {}, path
     try:
-        found: dict[str, Any] = json.loads(path.read_text())["found"]
-    except (ValueError, KeyError):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = cache / "melanoma" / f"tuned-{digest}.json"
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except RuntimeError:  # no HOME, and a user that the system does not know
+        return {}, None
+    except (OSError, ValueError):  # it is measured again
         return {}, path
-    return found, path
+    found = content.get("found") if isinstance(content, dict) and content.get("case") == case else None
+    return (found, path) if isinstance(found, dict) and _is_way(found) else ({}, path)
+
+
+def _is_way(found: dict[str, Any]) -> bool:
+    """Whether a remembered way is one of this version."""
+    switches = all(isinstance(found.get(field.name), bool) for field in fields(Speed))
+    return switches and found.get("placement") in get_args(Placement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,12 +220,18 @@ def _fastest(trials: list[Trial]) -> int:
 
 def _remember(config: TrainConfig, ranks: Ranks, bench: _Bench, chosen: Trial) -> None:
     _, path = remembered(config, ranks, bench.size, bench.local_batch_size)
+    if path is None:
+        print("--autotune: this user has no home folder (HOME), so that the result is not remembered")
+        return
     found = {**asdict(chosen.speed), "placement": chosen.placement}
-    path.parent.mkdir(parents=True, exist_ok=True)
     case = _case(config, ranks, bench.size, bench.local_batch_size)
     content = {"case": case, "found": found, "images_per_s": chosen.images_per_s}
-    with written_whole(path) as file:
-        file.write(json.dumps(content).encode() + b"\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as file:
+            file.write(json.dumps(content).encode() + b"\n")
+    except OSError as error:
+        print(f"--autotune: the result is not remembered, {path} cannot be written: {error.strerror}")
 
 
 def _case(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> dict[str, Any]:
@@ -249,7 +264,7 @@ def _print(steps: list[Trial], ends: list[Trial], chosen: Trial, title: str) -> 
     for trial in (*steps, *ends):
         speed = f"{trial.images_per_s:,.0f}{' *' if trial is chosen else ''}" if trial.images_per_s else trial.note
         table.add_row(*_words(trial.speed), trial.placement, speed)
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _words(speed: Speed) -> list[str]:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from configs.files import written_whole
-from engine.checkpoint import BEST, LAST, load_checkpoint
+from engine.checkpoint import BEST, LAST, lost_best, read_checkpoint
 from engine.evaluate import Predictions
 from evaluation.discrimination import auc, log_loss, sensitivity, source_aucs, specificity
 from loaders.shards import ShardSet
@@ -35,15 +34,17 @@ def validation_figures(predictions: Predictions, shards: ShardSet) -> dict[str, 
     return figures
 
 
-def write_oof(folder: Path, shards: ShardSet) -> None:
-    """Write oof.parquet of the member in `folder` from its last.pt and best.pt.
+def write_oof(folder: Path, shards: ShardSet) -> str | None:
+    """Write oof.parquet of the member in `folder` from its last.pt and best.pt; says why pred_best is empty, if it is.
 
     pred_last is the prediction after the last epoch, the one to report; pred_best that of the epoch selected on this
     same fold, and so optimistic. If patience ended the run, the last epoch was selected on the fold too; with
     --patience 0 the number of epochs is fixed.
     """
-    last, best = (load_checkpoint(folder / name, torch.device("cpu")) for name in (LAST, BEST))
+    last = read_checkpoint(folder / LAST)
     index = last["validation_index"].numpy()
+    lost = lost_best(last, folder)
+    best = {"validation_index": index[:0], "validation": index[:0]} if lost else read_checkpoint(folder / BEST)
     # A sample found corrupt after the best epoch has a prediction there and none in the last epoch, and vice versa.
     chosen = dict(zip(best["validation_index"].tolist(), best["validation"].tolist(), strict=True))
     table = pa.table(
@@ -57,4 +58,5 @@ def write_oof(folder: Path, shards: ShardSet) -> None:
         }
     )
     with written_whole(folder / OOF) as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, write_page_checksum=True)
+    return lost

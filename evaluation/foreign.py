@@ -1,6 +1,5 @@
 """Predictions that this project did not make: CSV files of anybody, joined by key into one table."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from configs.errors import UserError, check, check_ranges, ranged
+from configs.csvtext import numbers as as_numbers
+from configs.csvtext import read_text
+from configs.csvtext import shown as as_written
+from configs.errors import UserError, check, check_ranges, nearest, ranged
 from configs.schema import Combine
 from evaluation.discrimination import Bools, Floats
 from evaluation.table import OutOfFold, Whole
 
+_NOTHING = ["", "NA", "N/A", "nan", "NaN", "null"]
 _KEYS = ("image_name", "key", "isic_id", "image", "id")
 
 
@@ -70,6 +73,11 @@ def read_foreign(config: ForeignConfig) -> tuple[OutOfFold, list[str]]:
     truth_name = config.truth or config.files[0]
     group = column(truth, config.group, truth_name) if config.group else truth.index.to_series()
     target = numbers(truth, config.target, truth_name, (0, 1))
+    for value, what in ((1, "a melanoma"), (0, "anything but melanoma")):
+        if not (target == value).any():
+            raise UserError(
+                f"{truth_name}, column {config.target}: none of {len(target):,} rows is {what}: nothing to judge"
+            )
     source = numbers(truth, config.source, truth_name, (2019, 2020, 0)) if config.source else 0 * target
     if config.fold:
         fold = np.unique(column(truth, config.fold, truth_name).to_numpy(), return_inverse=True)[1]
@@ -119,16 +127,9 @@ def _read(path: Path, key: str) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as strings, its rows named "row 1" and so on; empty cells are missing."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give CSV files of predictions")
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header, of which pandas would drop the end.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            rows = pd.read_csv(path, dtype="str", encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from error
+    """A table of text as strings, its rows named "row 1" and so on; empty cells are missing."""
+    rows = read_text(path, "give CSV files of predictions")
+    rows = rows.mask(rows.isin(_NOTHING))
     if rows.empty:
         raise UserError(f"{path} has no rows")
     return rows.set_axis([f"row {number}" for number in range(1, len(rows) + 1)])
@@ -158,7 +159,10 @@ def _require_keys(rows: pd.DataFrame, name: str, wanted: pd.DataFrame, wanted_by
 def column(rows: pd.DataFrame, name: str, file: str) -> pd.Series:
     """A column without missing cells."""
     if name not in rows.columns:
-        raise UserError(f"{file} has no column {name!r}; it has {', '.join(rows.columns)}")
+        has = f"it has {', '.join(rows.columns)}"
+        raise UserError(f"{file} has no column {name!r}; {has}{nearest(name, rows.columns)}")
+    if (rows.columns == name).sum() > 1:
+        raise UserError(f"{file} has several columns {name!r}: remove all but one")
     missing = rows[name].isna()
     if missing.any():
         raise UserError(
@@ -172,7 +176,7 @@ def numbers(
 ) -> pd.Series:
     """A column of numbers, each one of `allowed`, or 0 to 1, or finite if it need not be `bounded`."""
     text = column(rows, name, file)
-    found = pd.to_numeric(text, errors="coerce").astype("float64")
+    found = as_numbers(text, file)
     if allowed:
         good, wanted = found.isin(allowed), " or ".join(map(str, allowed))
     elif bounded:
@@ -181,7 +185,7 @@ def numbers(
         good, wanted = found.abs() < np.inf, "a number"
     if not good.all():
         where = f"{file}, column {name}, {rows.index[~good][0]}"
-        raise UserError(f"{where}: {text[~good].iloc[0]!r}, wanted {wanted} ({int((~good).sum())} such rows)")
+        raise UserError(f"{where}: {as_written(text[~good].iloc[0])}, wanted {wanted} ({int((~good).sum())} such rows)")
     return found
 
 
@@ -189,7 +193,7 @@ def _score(rows: pd.DataFrame, file: str, name: str, meant: set[str]) -> Floats:
     """The predictions of one file [N], from the column `name` or the only one that can be meant."""
     if not name:
         others = [each for each in rows.columns if each not in meant]
-        possible = [each for each in others if pd.to_numeric(rows[each], errors="coerce").between(0, 1).all()]
+        possible = [each for each in others if as_numbers(rows[each], file).between(0, 1).all()]
         if len(possible) != 1:
             found = ", ".join(possible) or "none"
             raise UserError(f"{file}: columns of numbers of 0 to 1: {found}; name the prediction's with --score")

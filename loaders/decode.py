@@ -56,13 +56,26 @@ def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[
         yield Changes(symmetry, matrices[place], part.colour[place] if recolour[place] else None, boxes)
 
 
-def decode(jpeg: memoryview, change: Changes, out: Pixels) -> None:
+def decode(jpeg: bytes | memoryview, change: Changes, out: Pixels) -> None:
     """Decode a JPEG of out's size, uint8 [H, W, 3], into the buffer that `finish` reads.
 
-    Raises ValueError if the JPEG is corrupt.
+    Raises ValueError if the JPEG is corrupt or of another size.
     """
     layout, place = _decode_target(change, out)
-    simplejpeg.decode_jpeg(jpeg, layout, buffer=place)
+    try:
+        fits = simplejpeg.decode_jpeg(jpeg, layout, buffer=place).shape == place.shape
+    except ValueError:
+        require_size(jpeg, len(out))
+        raise
+    if not fits:  # a smaller picture leaves the rest of the buffer as it was
+        require_size(jpeg, len(out))
+
+
+def require_size(jpeg: bytes | memoryview, size: int) -> None:
+    """Raise ValueError if the header says that the JPEG is not one of `size` x `size` pixels, in 5 us."""
+    height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    if (height, width) != (size, size):
+        raise ValueError(f"it has {width} x {height} pixels, wanted {size} x {size}")
 
 
 def load(pixels: Pixels, change: Changes, out: Pixels) -> None:

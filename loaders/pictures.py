@@ -19,7 +19,7 @@ from loaders.decode import UNCHANGED, Pixels, decode
 from loaders.order import Partition
 from loaders.render_host import Ring, Slot
 from prep.diagnosis import CLASSES
-from prep.images import BadImageError
+from prep.images import MAX_PIXELS, BadImageError
 from prep.stage import Encoding, read_image
 
 _Work = tuple[int, Slot, list[Future[str]]]
@@ -40,14 +40,17 @@ class PictureFiles:
         *,
         threads: int,
         prefetch: int = 2,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """threads decode `prefetch` batches ahead, for batches on `device`; nothing is read yet."""
+        """threads decode `prefetch` batches ahead, for batches on `device`; nothing is read yet. A file of more than
+        `max_pixels` cannot be used."""
         self.reasons: dict[int, str] = {}
         self._paths = paths
         self._encoding = encoding
         self._device = device
         self._threads = threads
         self._prefetch = prefetch
+        self._max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -86,7 +89,7 @@ class PictureFiles:
         reason = ""
         if row is not None:
             try:
-                decode(memoryview(read_image(self._paths[row], self._encoding)[1].jpeg), UNCHANGED, out)
+                decode(read_image(self._paths[row], self._encoding, self._max_pixels)[1].jpeg, UNCHANGED, out)
                 return ""
             except BadImageError as error:
                 reason = str(error)

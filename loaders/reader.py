@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from loaders.decode import Pixels
+from loaders.decode import Pixels, require_size
 from loaders.request import Request, StandIns
 from loaders.source import Source
 
@@ -28,7 +28,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="renderer-reader")
 
     def jpegs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Pixels]]]:
-        """Each request, with stand-ins for corrupt samples, and its JPEGs as uint8 views of the mapped shards."""
+        """Each request, with stand-ins for corrupt samples, and its JPEGs of the set's size, uint8 arrays."""
         for request, parts in self._ahead_of(requests, self._read, _READ_TOGETHER):
             stand_ins = {place: sample for _, some in parts for place, sample in some.items()}
             yield request.with_stand_ins(stand_ins), [jpeg for jpegs, _ in parts for jpeg in jpegs]
@@ -70,6 +70,11 @@ class Reader:
     def _read(self, request: Request, places: range) -> tuple[list[Pixels], StandIns]:
         begin = time.perf_counter()
         jpegs, stand_ins = self._source.jpegs(request, places)
+        for place, jpeg in zip(places, jpegs, strict=True):
+            try:
+                require_size(jpeg, self._source.shards.size)
+            except ValueError as error:
+                raise self._source.undecodable(stand_ins.get(place, int(request.index[place])), error) from error
         arrays = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in jpegs]
         self._source.clock.add(read=time.perf_counter() - begin)
         return arrays, stand_ins

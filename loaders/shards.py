@@ -1,7 +1,8 @@
 """A shard set, opened: the columns of its samples, and the JPEG of sample i by random access."""
 
 import errno
-import mmap
+import os
+import stat
 import threading
 import zlib
 from pathlib import Path
@@ -10,17 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.machine import allow_more_files
 from configs.schema import MetaKind
 from loaders.order import Indices
 from prep.diagnosis import diagnosis_classes
-from prep.manifest import SAMPLES, read_manifest
-
-_COLUMNS = ["key", "shard", "offset", "length", "crc32", "source", "split", "fold", "target", "diagnosis"]
-_REPEATING = ["shard", "split", "diagnosis"]  # few distinct values: read as dictionary arrays
+from prep.files import open_regular
+from prep.manifest import AGAIN, ShardEntry, read_manifest
+from prep.samples import SampleTable
 
 
 class CorruptSampleError(UserError):
@@ -33,14 +32,20 @@ class ShardSet:
     key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
     diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Of
     samples.parquet only the needed columns, and the meta vectors that are asked for, are kept in memory; shards are
-    mapped when they are first read. Safe to read from many threads.
+    opened when they are first read. Safe to read from many threads.
+
+    Nothing is trusted unread: opening checks the manifest, samples.parquet against it, and that each shard is a file of
+    its size; reading a sample checks its CRC-32. Raises UserError for the first thing that is wrong.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.size = self.manifest.size
-        table = _read_table(folder, _COLUMNS).slice(0, self.manifest.samples)
+        self._table = SampleTable(folder, self.manifest)
+        table = self._table.checked(["diagnosis"])
+        for entry in self.manifest.shards:
+            _require_size(folder / entry.file, entry)
         self.key: pa.StringArray = table["key"].combine_chunks()
         self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
         self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
@@ -56,7 +61,8 @@ class ShardSet:
         self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
         del table, files
         pa.default_memory_pool().release_unused()  # reading takes twice the memory of what is kept
-        self._contents: dict[int, memoryview] = {}
+        self._entries = {entry.file: entry for entry in self.manifest.shards}
+        self._open: dict[int, _Shard] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -71,8 +77,7 @@ class ShardSet:
         """The meta vectors of all samples, float32 [N, M]; read at the first call for `kind`, then kept."""
         with self._lock:
             if kind not in self._meta:
-                vectors = _read_table(self.folder, [f"meta_{kind}"])[0].slice(0, len(self)).combine_chunks()
-                self._meta[kind] = vectors.flatten().to_numpy().reshape(len(self), -1)
+                self._meta[kind] = self._table.meta(kind)
                 pa.default_memory_pool().release_unused()
             return self._meta[kind]
 
@@ -97,61 +102,98 @@ class ShardSet:
         """Row numbers of the samples of a split: train, test or extra."""
         return np.flatnonzero(pc.equal(self._split, split).to_numpy(zero_copy_only=False))
 
-    def jpeg(self, index: int) -> memoryview:
+    def jpeg(self, index: int) -> bytes:
         """The JPEG bytes of sample `index`, checked against their CRC-32.
 
         Raises CorruptSampleError, which names shard, key and offset, if the bytes are not those that prep wrote.
         """
         return self.jpegs(np.array([index]))[0]
 
-    def jpegs(self, index: Indices) -> list[memoryview]:
+    def jpegs(self, index: Indices) -> list[bytes]:
         """The same for several samples; the first corrupt one raises."""
         found = []
         columns = (part[index].tolist() for part in (self._file, self._offset, self._length, self._crc32))
         for place, (file, offset, length, crc32) in enumerate(zip(*columns, strict=True)):
-            content = self._content(file)[offset : offset + length]
+            content, reason = b"", "CRC-32 differs"
+            try:
+                content = self._shard(file).read(offset, length)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror}"
             if zlib.crc32(content) != crc32:
                 raise CorruptSampleError(
-                    f"{self.folder / self._files[file]}: sample {self.key[int(index[place])]} at byte {offset} is "
-                    "corrupt (CRC-32 differs): copy this shard again or build the shard set again"
+                    f"{self.sample_name(int(index[place]))} at byte {offset} is corrupt ({reason}): copy this shard "
+                    "again or build the shard set again"
                 )
             found.append(content)
         return found
 
-    def close(self) -> None:
-        """Drop the memory maps; the operating system unmaps each when its last reader is gone."""
-        with self._lock:
-            self._contents.clear()
+    def sample_name(self, index: int) -> str:
+        """Where a sample lies, for messages: the path of its shard, and its key."""
+        return f"{self.folder / self._files[self._file[index]]}: sample {self.key[index]}"
 
-    def _content(self, file: int) -> memoryview:
-        known = self._contents.get(file)
+    def close(self) -> None:
+        """Close the shards, each when its last reader is done."""
+        with self._lock:
+            self._open.clear()
+
+    def _shard(self, file: int) -> "_Shard":
+        known = self._open.get(file)
         if known is not None:
             return known
         with self._lock:
-            if file not in self._contents:
-                self._contents[file] = memoryview(_mapped(self.folder / self._files[file]))
-            return self._contents[file]
+            if file not in self._open:
+                name = self._files[file]
+                self._open[file] = _opened(self.folder / name, self._entries[name])
+            return self._open[file]
 
     def _require_fold(self, fold: int | None) -> None:
         if fold is not None and not 0 <= fold < self.folds:
             raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {self.folds - 1}")
 
 
-def _mapped(path: Path) -> mmap.mmap:
+class _Shard:
+    """An open shard, closed when nobody refers to it any more.
+
+    Its bytes are copied, which takes 2 % of a decode's time. A memory map would not, but it ends the process where a
+    file is cut short or its disk fails, and its bytes may change between the check and the use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = open_regular(path)
+        self._turn = threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset` on: fewer than `length` at the end of the file."""
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, length, offset)
+        with self._turn:  # Windows
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, length)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+def _opened(path: Path, entry: ShardEntry) -> _Shard:
     try:
-        with path.open("rb") as opened:
-            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EMFILE:  # each map holds a descriptor
+        _require_size(path, entry)
+        return _Shard(path)
+    except OSError as error:
+        if error.errno == errno.EMFILE:
             if allow_more_files():
-                return _mapped(path)
+                return _opened(path, entry)
             raise UserError(f"{path}: too many shards for this process's open files: raise ulimit -n") from error
-        raise UserError(f"shard {path} cannot be read: {error}; copy the shard set again") from error
+        raise UserError(f"shard {path} cannot be read: {error.strerror}; {AGAIN}") from error
 
 
-def _read_table(folder: Path, columns: list[str]) -> pa.Table:
-    path = folder / SAMPLES
+def _require_size(path: Path, entry: ShardEntry) -> None:
+    """Raise UserError unless `path` is a file of the size that the manifest says."""
     try:
-        return pq.read_table(path, columns=columns, read_dictionary=_REPEATING)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {error}; build the shard set again") from error
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"shard {path} cannot be read: {error.strerror}; {AGAIN}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"shard {path} is not a regular file: {AGAIN}")
+    if found.st_size != entry.bytes:
+        raise UserError(f"shard {path} has {found.st_size:,} bytes, the manifest says {entry.bytes:,}: {AGAIN}")

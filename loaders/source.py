@@ -21,7 +21,7 @@ class Source:
     clock: StageClock = field(default_factory=StageClock)
     cache: PixelCache | None = None
 
-    def jpegs(self, request: Request, places: range) -> tuple[list[memoryview], StandIns]:
+    def jpegs(self, request: Request, places: range) -> tuple[list[bytes], StandIns]:
         """The checked JPEG bytes of the samples at `places`, or of their stand-ins."""
         return self.damage.take(self.shards.jpegs, request, places)
 
@@ -35,8 +35,8 @@ class Source:
 
     def undecodable(self, index: int, error: Exception) -> UserError:
         """The error for a sample whose bytes are intact but cannot be decoded: prep rules that out, so it is fatal."""
-        key = self.shards.key[index]
-        return UserError(f"{self.shards.folder}: sample {key} cannot be decoded: {error}; build the shard set again")
+        name = self.shards.sample_name(index)
+        return UserError(f"{name} cannot be decoded: {error}; build the shard set again")
 
     def _cached(self, index: Indices) -> list[Pixels]:
         assert self.cache is not None

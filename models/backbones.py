@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from configs.errors import UserError
 from models.torchvision_stub import define_missing_operators
+from models.weights import cause, misfits, read_weights, unprefixed
 
 SHORT_NAMES = {
     "efficientnet_b1": "tf_efficientnet_b1.ns_jft_in1k",
@@ -46,19 +46,19 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
     `weights` is auto for timm's pretrained weights, none for random ones, or a .pth or .safetensors file with
     a state dict of the backbone; in a file, the classifier that timm's pretrained_cfg names is ignored.
     Raises UserError for an unknown name, for pretrained weights that do not exist or cannot be fetched, and
-    for a file that is missing, unreadable or does not fit.
+    for a file that is missing, unreadable, not finite or does not fit.
     """
     define_missing_operators()
     import timm  # not at the top of the file: it takes seconds, and needs the operators
 
-    timm_name = SHORT_NAMES.get(name, name)
-    pretrained = _pretrained_config(name, timm_name)
+    full_name = timm_name(name)
+    pretrained: Any = timm.models.get_pretrained_cfg(full_name)
     # A ViT's position embedding fixes the image size; a convolutional net accepts any.
     options: dict[str, Any] = {"num_classes": 0} | ({"img_size": size} if pretrained.fixed_input_size else {})
     if weights == "auto":
-        module = _create_pretrained(timm_name, pretrained, options)
+        module = _create_pretrained(full_name, pretrained, options)
     else:
-        module = timm.create_model(timm_name, pretrained=False, **options)
+        module = timm.create_model(full_name, pretrained=False, **options)
         if weights != "none":
             _load_weights(module, Path(weights), pretrained.classifier, name)
     return Backbone(
@@ -67,27 +67,29 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
         mean=tuple(pretrained.mean),
         std=tuple(pretrained.std),
         # Faster for convolutional nets other than ResNeSt; not for ViTs, which have a fixed input size.
-        channels_last=not (pretrained.fixed_input_size or timm_name.startswith("resnest")),
+        channels_last=not (pretrained.fixed_input_size or full_name.startswith("resnest")),
     )
 
 
-def _pretrained_config(name: str, timm_name: str) -> Any:
-    """timm's config of `timm_name`: where its weights are, its mean, std, classifier and input size."""
+def timm_name(name: str) -> str:
+    """What timm calls the backbone `name` today: a short name, or a timm name, also one of earlier versions, such as
+    tf_efficientnet_b0_ns. Raises UserError for an unknown name."""
+    define_missing_operators()
     import timm
 
+    found = SHORT_NAMES.get(name) or timm.models.get_deprecated_models().get(name) or name
     try:
-        config = timm.models.get_pretrained_cfg(timm_name)
+        known = timm.models.get_pretrained_cfg(found) is not None
     except RuntimeError:  # the architecture exists, the tag after the dot does not
-        config = None
-    # A renamed model is still listed under its old name, but without a config: the user must give the new name.
-    if config is None:
-        known = [*SHORT_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
-        nearest = ", ".join(difflib.get_close_matches(name, dict.fromkeys(known), n=3)) or "none"
+        known = False
+    if not known:
+        names = [*SHORT_NAMES, *timm.list_models(), *timm.list_models(pretrained=True)]
+        nearest = ", ".join(difflib.get_close_matches(name, dict.fromkeys(names), n=3)) or "none"
         raise UserError(
             f"backbone={name!r} is unknown: give one of {', '.join(SHORT_NAMES)} or a timm {timm.__version__} "
             f"name (nearest: {nearest})"
         )
-    return config
+    return found
 
 
 def _create_pretrained(timm_name: str, pretrained: Any, options: dict[str, Any]) -> Any:
@@ -125,49 +127,20 @@ def _fetch_into_cache(timm_name: str, repository: str, filename: str) -> None:
 
 
 def _not_fetched(timm_name: str, error: Exception) -> UserError:
-    return UserError(f"pretrained weights of {timm_name} could not be fetched ({_cause(error)}): {_REMEDY}")
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return UserError(f"pretrained weights of {timm_name} could not be fetched ({cause(error)}): {_REMEDY}")
 
 
 def _load_weights(module: nn.Module, path: Path, classifier: str | tuple[str, ...], name: str) -> None:
-    """Load a state dict file into `module`, strictly except for the classifier, which `module` does not have."""
+    """Load a state dict file into `module`, strictly except for the classifier, which `module` does not have, and for
+    the batch counters of batch norms."""
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     own = module.state_dict()
-    state = _read_state_dict(path)
+    state = unprefixed(read_weights(path), own)
     given = {key: tensor for key, tensor in state.items() if key in own or key.rpartition(".")[0] not in heads}
-    misfits = [f"missing {key}" for key in own if key not in given]
-    misfits += [f"unexpected {key}" for key in given if key not in own]
-    misfits += [
-        f"shape of {key} is {list(tensor.shape)}, not {list(own[key].shape)}"
-        for key, tensor in given.items()
-        if key in own and own[key].shape != tensor.shape
-    ]
-    if misfits:
-        shown = "; ".join(misfits[:10]) + (f"; and {len(misfits) - 10} more" if len(misfits) > 10 else "")
-        raise UserError(f"{path} does not fit backbone {name}: {shown}; pass the --backbone it was trained with")
-    module.load_state_dict(given)
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Names and tensors of a .pth (read with weights_only) or .safetensors file, on the CPU."""
-    if path.suffix not in (".pth", ".safetensors"):
-        raise UserError(f"weights={str(path)!r} is not valid: give auto, none, or a .pth or .safetensors file")
-    if not path.is_file():
-        raise UserError(f"weights file {path} does not exist: give an existing file, or pass --weights none")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    # A corrupt file raises whatever its reader fails on first: struct, zip, pickle, key and runtime errors.
-    except Exception as error:
-        remedy = "give another file, or pass --weights none"
-        raise UserError(f"weights file {path} cannot be read ({_cause(error)}): {remedy}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(f"weights file {path} holds no state dict (names to tensors): save module.state_dict()")
-    return state
+    wrong = misfits(own, given, counters=False)
+    if wrong:
+        raise UserError(
+            f"{path} does not fit backbone {name}: of its {len(given)} names {len(given.keys() & own.keys())} are "
+            f"the backbone's; {wrong}; pass the --backbone it was trained with"
+        )
+    module.load_state_dict({**own, **given})

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from configs.prep import PrepConfig
 from prep.duplicates import find_duplicates
 from prep.files import only_builder
 from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
+from prep.killers import stage_all
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
 from prep.pack import ShardTask, pack_shard
 from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
+from prep.privacy import without_ids
 from prep.rows import inputs_digest, read_rows
-from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records, stage_chunk
+from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records
 from prep.tables import read_duplicate_pairs
 
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
@@ -44,7 +47,7 @@ def build(config: PrepConfig) -> str:
         _require_same(out, inputs)
         return f"{config.out} is complete and was made from the same tables, file sizes and options: nothing to do"
     with only_builder(partial, _OURS):
-        if _inputs_of(partial) != inputs:  # else a run was interrupted before it renamed the folder
+        if _inputs_of_partial(partial) != inputs:  # else a run was interrupted before it renamed the folder
             _require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
             with Workers(config.workers) as workers:
                 make(rows, config, inputs, partial, workers)
@@ -62,6 +65,8 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
     reject(rows, config, partial)
     pairs = find_duplicates(rows, read_duplicate_pairs(config.isic2020), stage)
     plan = make_plan(rows, pairs, config)
+    if not config.keep_ids:
+        plan = replace(plan, rows=without_ids(plan.rows))
     packing = workers.in_order(pack_shard, shard_tasks(plan, partial, stage))
     shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
     write_set(plan, shards, partial, inputs)
@@ -73,9 +78,7 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: 
     Returns the rows with what was found (see stage.RECORD), and left_out where an image cannot be used.
     """
     files = np.flatnonzero(rows["left_out"].isna())
-    staged = workers.in_order(stage_chunk, _stage_tasks(rows.iloc[files], Encoding.of(config), folder))
-    for _ in with_progress(staged, "reading", len(files), lambda count: count):
-        pass
+    stage_all(list(_stage_tasks(rows.iloc[files], config, folder)), folder, workers)
     records = np.concatenate([read_records(chunk_stem(folder, number)) for number in range(-(-len(files) // CHUNK))])
     assert len(records) == len(files)
     rows = rows.assign(chunk=-1)
@@ -90,12 +93,15 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: 
     return rows
 
 
-def _stage_tasks(files: pd.DataFrame, encoding: Encoding, folder: Path) -> Iterator[StageTask]:
+def _stage_tasks(files: pd.DataFrame, config: PrepConfig, folder: Path) -> Iterator[StageTask]:
     """Chunks of the rows that have an image, in the order of the tables."""
+    encoding = Encoding.of(config)
     for number, start in enumerate(range(0, len(files), CHUNK)):
         part = files.iloc[start : start + CHUNK]
         described = tuple(zip(part["path"], part["file_bytes"], part["changed_ns"], strict=True))
-        yield StageTask(stem=chunk_stem(folder, number), encoding=encoding, files=described)
+        yield StageTask(
+            stem=chunk_stem(folder, number), encoding=encoding, files=described, max_pixels=config.max_pixels
+        )
 
 
 def reject(rows: pd.DataFrame, config: PrepConfig, partial: Path) -> None:
@@ -131,6 +137,7 @@ def shard_tasks(plan: Plan, folder: Path, stage: Path) -> Iterator[ShardTask]:
                 folder=str(folder),
                 name=f"{stem}-{number:06d}",
                 stage=str(stage),
+                private=plan.config.keep_ids,
                 facts={name: plain[name].tolist() for name in _FACTS},
                 meta=meta_vectors("clinical", members),
                 places=list(members[[*_STAGED]].itertuples(index=False, name=None)),
@@ -152,6 +159,14 @@ def publish(partial: Path, out: Path) -> None:
 def _inputs_of(folder: Path) -> str | None:
     """What the set in `folder` was made from, None where none is there."""
     return read_manifest(folder).inputs_sha256 if (folder / MANIFEST).is_file() else None
+
+
+def _inputs_of_partial(folder: Path) -> str | None:
+    """The same for a folder that is built again where its manifest cannot be used."""
+    try:
+        return _inputs_of(folder)
+    except UserError:
+        return None
 
 
 def _require_same(out: Path, inputs: str) -> None:

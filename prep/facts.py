@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest_path
+from prep.columns import KEY, PATIENT, PERSON
 from prep.csvfile import read_csv, require_rows
 from prep.layout import ENDINGS
 from prep.metadata import images_per_patient
-from prep.tables import KEY, PATIENT, PERSON, typed_person
+from prep.tables import typed_person
 
 Paths = Sequence[str | Path]
 
@@ -44,8 +45,9 @@ def facts_of_csv(paths: Paths, csv: Path) -> pd.DataFrame:
     have no facts; the further column in_csv (bool) tells which have one. Raises UserError for a wrong value with its
     line, for two rows or two files of one name, for a CSV that names none of the images, and for one without facts.
     """
-    if not csv.is_file():
-        raise UserError(f"{csv}: no such file; give a CSV with the columns image, sex, age and site")
+    if not csv.exists():
+        remedy = nearest_path(csv) or "; give a CSV with the columns image, sex, age and site"
+        raise UserError(f"{csv}: no such file{remedy}")
     columns = {"image": KEY["image_name"]} | PERSON | PATIENT
     rows = read_csv(csv, columns, [*PERSON, *PATIENT], pattern=".+")
     names = rows["image"].map(_name)

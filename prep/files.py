@@ -1,7 +1,9 @@
 """Files read without a buffer and hashed, and folders that one process at a time builds in."""
 
+import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,32 @@ def read_bytes(path: str | Path, offset: int = 0, length: int = -1) -> bytes:
         return file.read(length)
 
 
+def open_regular(path: str | Path) -> int:
+    """A descriptor to read a file with. Raises OSError, at once, for what is no file: a pipe would be waited for, and a
+    device may never end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """A whole file of at most `most` bytes. Raises OSError, also for what is no regular file: a FIFO would wait for a
+    writer, and a device such as /dev/zero never end."""
+    status = os.stat(path)  # noqa: PTH116
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are more than the pixels accepted can take")
+    return read_bytes(path)
+
+
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file, read in pieces."""
+    with open(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,8 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.files import flush, written_whole
 from prep.duplicates import VIEW
 from prep.files import file_sha256, read_bytes
-from prep.folds import fold_table
-from prep.manifest import SAMPLES, Manifest, ShardEntry, count_rows, labels_digest, write_manifest, write_samples
+from prep.folds import audit_lines, fold_table
+from prep.manifest import (
+    SAMPLES,
+    Manifest,
+    ShardEntry,
+    count_rows,
+    kept_table,
+    labels_digest,
+    write_manifest,
+    write_samples,
+)
 from prep.metadata import FEATURES, meta_vectors
 from prep.pack import PACKER, PackedShard
 from prep.plan import Plan
@@ -36,7 +45,8 @@ def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: s
     set's inputs (prep/rows.py)."""
     rows = _with_places(plan, shards)
     clinical, reference = meta_vectors("clinical", rows), meta_vectors("reference", rows.head(plan.kept))
-    write_samples(rows, {"meta_clinical": clinical, "meta_reference": reference}, folder / SAMPLES)
+    vectors = {"meta_clinical": clinical, "meta_reference": reference}
+    write_samples(rows, vectors, folder / SAMPLES, private=plan.config.keep_ids)
     with written_whole(folder / DUPLICATES) as out:
         out.write(plan.pairs.to_csv(index=False, float_format="%.4f").encode())
     with written_whole(folder / OVERVIEW) as out:
@@ -51,7 +61,7 @@ def write_set(plan: Plan, shards: Sequence[PackedShard], folder: Path, inputs: s
 
 
 def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dict[str, str]) -> Manifest:
-    config, rows = plan.config, plan.rows
+    config, rows, kept = plan.config, plan.rows, kept_table(plan.rows)
     made = {"folds": int(rows["fold"].max()) + 1, "folds_file": config.folds_file is not None}
     return Manifest(
         size=config.size,
@@ -60,8 +70,8 @@ def _manifest(plan: Plan, shards: Sequence[PackedShard], inputs: str, files: dic
         inputs_sha256=inputs,
         samples=plan.kept,
         left_out=len(rows) - plan.kept,
-        counts=count_rows(rows),
-        labels_sha256=labels_digest(rows),
+        counts=count_rows(kept),
+        labels_sha256=labels_digest(kept),
         unsafe=plan.unsafe,
         files=files,
         shards=[
@@ -101,7 +111,7 @@ def summary(plan: Plan) -> str:
     sizes = kept["split"].value_counts()
     lines += [f"{split}: {sizes[split]:,} images" for split in ("test", "extra") if split in sizes]
     lines += ["", "training images (melanoma) by fold and sub-source", fold_table(rows), ""]
-    lines.append(f"WARNING: {plan.unsafe}" if plan.unsafe else "audit: no patient, lesion or duplicate spans two folds")
+    lines += audit_lines(rows, plan.unsafe)
     lines += _about_pairs(plan.pairs, rows)
     if plan.overlap:
         lines.append(plan.overlap)

@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from configs.errors import UserError
+from configs.errors import UserError, note
 from configs.prep import FoldScheme, PrepConfig
 from prep import duplicates
+from prep.columns import FOLD, KEY
 from prep.csvfile import read_csv, whole_numbers
-from prep.tables import UNNAMED
+from prep.tables import OUTSIDE, UNNAMED
 
 MOST_FOLDS = 100
 _ARCHIVES = ("BCN", "HAM", "MSK")
@@ -19,9 +20,10 @@ _ARCHIVES = ("BCN", "HAM", "MSK")
 
 def decide_folds(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> npt.NDArray[np.int8]:
     """Fold of each row, int8 [N]: from --folds-file, or else by the groups that the tables give, after which the groups
-    that a duplicate joins move into one fold. Reads the group of `rows`; `pairs` are from `duplicates.list_pairs`."""
+    that a duplicate joins move into one fold. Reads group, duplicate_cluster and left_out of `rows`; `pairs` are from
+    `duplicates.list_pairs`."""
     if config.folds_file:
-        return read_folds(Path(config.folds_file), rows)
+        return _with_copies(read_folds(Path(config.folds_file), rows), rows, config.folds_file)
     ignored = config.duplicates == "keep"
     official = duplicates.links(rows, pairs[pairs["official"] & (not ignored)])
     base = duplicates.group_names(rows, official)
@@ -75,13 +77,15 @@ def follow(fold: npt.NDArray[np.int8], base: pd.Series, groups: pd.Series) -> np
 
 
 def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
-    """The folds that a CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others.
+    """The folds that a CSV (image_name, fold) assigns to the training rows, int8 [N]; -1 for the others, and for those
+    that it leaves without a fold by that number.
 
     Raises UserError where a training row is not in it, or where the folds are not 0, 1, ... without a gap.
     """
-    rows = read_csv(csv, {"image_name": ["image_name", "image", "isic_id"], "fold": ["fold"]})
-    numbers = whole_numbers(rows, "fold", range(MOST_FOLDS), csv, wanted=f"a fold of 0 to {MOST_FOLDS - 1}")
-    used = np.unique(numbers)
+    rows = read_csv(csv, KEY | FOLD)
+    wanted = f"a fold of 0 to {MOST_FOLDS - 1}, or -1 for none"
+    numbers = whole_numbers(rows, "fold", range(-1, MOST_FOLDS), csv, wanted=wanted)
+    used = np.unique(numbers[numbers >= 0])
     if len(used) < 2 or used[-1] != len(used) - 1:
         found = ", ".join(map(str, used))
         raise UserError(f"{csv}: its folds are {found}; wanted 0, 1, ... without a gap, two or more")
@@ -91,6 +95,23 @@ def read_folds(csv: Path, table: pd.DataFrame) -> npt.NDArray[np.int8]:
     if len(absent):
         raise UserError(f"{csv} gives no fold to {len(absent)} training images, first {absent.iloc[0]}: add them")
     return fold.to_numpy(dtype=np.int8)
+
+
+def _with_copies(fold: npt.NDArray[np.int8], rows: pd.DataFrame, csv: str) -> npt.NDArray[np.int8]:
+    """The folds of a CSV, in which a kept training row without one (-1) has that of its copies: the CSV's author kept
+    another of them. Raises UserError where they have none, or several."""
+    known = pd.Series(fold, index=rows.index).where(lambda numbers: numbers >= 0)
+    by_cluster = known.groupby(rows["duplicate_cluster"])
+    of_copies = by_cluster.transform("min").where(by_cluster.transform("nunique") == 1)
+    lacking = (rows["split"] == "train") & rows["left_out"].isna() & known.isna()
+    alone = rows["key"][lacking & of_copies.isna()]
+    if len(alone):
+        what = f"fold -1 means none, which only an image that is left out may have; {len(alone):,} are kept"
+        raise UserError(f"{csv}: {what}, first {alone.iloc[0]}: give them a fold")
+    if lacking.any():
+        first = rows["key"][lacking].iloc[0]
+        note(f"{csv}: {lacking.sum():,} images of fold -1 are kept, in the fold of their copies, first {first}")
+    return known.where(~lacking, of_copies).fillna(-1).to_numpy(dtype=np.int8)
 
 
 def audit(rows: pd.DataFrame, config: PrepConfig) -> str | None:
@@ -115,6 +136,27 @@ def leaking_groups(rows: pd.DataFrame) -> list[str]:
     kept = rows.loc[rows["left_out"].isna() & (rows["split"] == "train"), ["group", "fold"]]
     spread = kept.groupby("group")["fold"].nunique()
     return sorted(spread.index[spread > 1])
+
+
+def audit_lines(rows: pd.DataFrame, unsafe: str | None) -> list[str]:
+    """What the audit of the folds can claim: it sees only the patients, lesions and duplicates that are known."""
+    kept = rows.loc[rows["left_out"].isna() & (rows["split"] == "train"), ["source", "patient", "lesion"]]
+    claim = "audit: no known patient, lesion or duplicate spans two folds; of the training images are known"
+    lines = [f"WARNING: {unsafe}" if unsafe else claim]
+    for source, part in kept.groupby("source"):
+        name = "outside set" if source == OUTSIDE else str(source)
+        patients, lesions = part["patient"].notna(), part["lesion"].notna()
+        neither = f"{(~patients & ~lesions).sum():,} have neither"
+        lines.append(
+            f"  {name}: the patient of {patients.sum():,} (column patient) and the lesion of {lesions.sum():,} (column "
+            f"lesion) of {len(part):,}; {neither}"
+        )
+        if source == OUTSIDE and not (patients | lesions).any():
+            lines.append(
+                "  WARNING: no column of a patient, lesion or group was recognised in the outside set: its folds"
+            )
+            lines[-1] += " may share patients; add patient_id, lesion_id or group to its table"
+    return lines
 
 
 def fold_table(rows: pd.DataFrame) -> str:

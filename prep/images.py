@@ -11,6 +11,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from configs.machine import MAX_MEGAPIXELS
 from configs.prep import Fit, Subsampling
 from prep.quiet import no_warnings
 
@@ -18,12 +19,12 @@ Pixels = npt.NDArray[np.uint8]
 
 THUMB = 32
 """Edge of the thumbnail, in pixels."""
-MAX_PIXELS = 100_000_000
-"""Pixels that an image may have: four times the largest original of ISIC (6000 x 4000), and 300 MB when decoded. The
-libraries alone would accept 179 million (Pillow) or four billion (libjpeg-turbo), for a file of a few bytes."""
+MAX_PIXELS = round(MAX_MEGAPIXELS * 1e6)
+"""Pixels that an image may have, unless a caller says otherwise."""
 # The thumbnail is made from a decode of at least this edge, so that duplicates and folds are the same for every --size.
 _LOOK = 256
-_FORMATS = ("JPEG", "PNG", "BMP")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how one begins
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation -> what makes the picture upright (source: EXIF 2.3, table 6).
 _UPRIGHT = {
@@ -41,7 +42,6 @@ _BASELINE = 0xC0
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TELLING = frozenset({0xE1, 0xEE})
 _BARE = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xDB)})
-_TOO_MANY = f"pixels: more than the {MAX_PIXELS:,} accepted"
 _memory = threading.local()
 
 
@@ -71,12 +71,15 @@ class _Header:
     baseline: bool  # as we store them: baseline, upright, three channels of luma and chroma
 
 
-def store_image(data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling) -> StoredImage:
+def store_image(
+    data: bytes, *, size: int, fit: Fit, quality: int, subsampling: Subsampling, max_pixels: int | None = None
+) -> StoredImage:
     """Decode an image file completely, turn it upright, bring it to size x size and encode it as a baseline JPEG.
 
-    A JPEG that is upright, baseline, three-channel and of the right size is copied byte for byte. Raises BadImageError.
+    A JPEG that is upright, baseline, three-channel and of the right size is copied byte for byte. Raises BadImageError,
+    before it decodes anything where the header says more than `max_pixels` (None: MAX_PIXELS).
     """
-    header = _read_header(data)
+    header = _read_header(data, MAX_PIXELS if max_pixels is None else max_pixels)
     pixels, extent = _decode(data, header, _LOOK)
     thumb = _upright(_thumb(pixels), header)
     if size > _LOOK:
@@ -111,7 +114,7 @@ def fitted(pixels: Pixels, size: int, fit: Fit, extent: tuple[float, float] | No
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def _read_header(data: bytes) -> _Header:
+def _read_header(data: bytes, max_pixels: int) -> _Header:
     """The file's header, without decoding the pixels."""
     if not data:
         raise BadImageError("the file is empty")
@@ -121,12 +124,17 @@ def _read_header(data: bytes) -> _Header:
     if frame is not None and not telling:
         bits, height, width, channels = struct.unpack_from(">BHHB", data, frame + 4)
         if bits == 8 and channels == 3 and width and height:
-            _require_size(width, height)
+            _require_size(width, height, max_pixels)
             return _Header(kind="JPEG", mode="RGB", width=width, height=height, orientation=1, baseline=baseline)
+    _require_size(*_webp_size(data), max_pixels)  # first: Pillow opens a WebP with memory for its pixels
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would hold below a larger one of ours
     try:
         with no_warnings, Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _require_size(image.width, image.height)  # first: getexif decodes a PNG
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            _require_size(image.width, image.height, max_pixels)  # first: getexif decodes a PNG
+            if image.format in ("WEBP", "TIFF") and getattr(image, "is_animated", False):
+                raise BadImageError("holds several pictures: save one of them as a file of its own")
+            # Pillow turns a TIFF upright itself, and says its size as it is then.
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION_TAG, 1)
             straight = image.mode == "RGB" and orientation not in _UPRIGHT and image.info.get("adobe_transform") != 0
             return _Header(
                 kind="JPEG" if image.format == "MPO" else str(image.format),  # its first picture is a plain JPEG
@@ -137,9 +145,9 @@ def _read_header(data: bytes) -> _Header:
                 baseline=straight and baseline,
             )
     except UnidentifiedImageError as error:
-        raise BadImageError("not an image, or none of JPEG, PNG and BMP") from error
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f"too many {_TOO_MANY}") from error
+        if data.startswith(_TIFF):
+            raise BadImageError("a TIFF that is damaged, or not of 8 bits a channel: save it as PNG") from error
+        raise BadImageError("not an image, or none of JPEG, PNG, BMP, WebP and TIFF") from error
     except BadImageError:
         raise
     # Pillow raises many types of errors on broken headers; all mean the same here.
@@ -147,10 +155,24 @@ def _read_header(data: bytes) -> _Header:
         raise BadImageError(f"unreadable header: {_line(error)}") from error
 
 
-def _require_size(width: int, height: int) -> None:
-    """Raise BadImageError where the header says more than MAX_PIXELS, before memory is taken for them."""
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{width:,} x {height:,} {_TOO_MANY}")
+def _require_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise BadImageError where the header says more than `max_pixels`, before memory is taken for them."""
+    if width * height > max_pixels:
+        raise BadImageError(
+            f"{width:,} x {height:,} pixels: more than the {max_pixels:,} accepted (--max-megapixels raises the limit)"
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header of a WebP (RFC 9649, section 2); 0, 0 for what is none."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0, 0
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        packed = int.from_bytes(data[21:25], "little")
+        return 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
 def _frame(data: bytes) -> tuple[int | None, bool]:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest_path
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 TRAIN_2020 = ("train.csv", "ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv")
 TEST_2020 = ("test.csv", "ISIC_2020_Test_Metadata.csv")
@@ -38,7 +38,8 @@ def find_table(folder: Path, names: Sequence[str]) -> Path | None:
 def require_folder(folder: Path, option: str) -> None:
     """Raise UserError where `folder` does not exist."""
     if not folder.is_dir():
-        raise UserError(f"{option} {folder}: no such folder; give the folder of the unpacked ISIC download")
+        near = nearest_path(folder) or "; give the folder of the unpacked ISIC download"
+        raise UserError(f"{option} {folder}: no such folder{near}")
 
 
 def pictures_folder(download: Path, names: Sequence[str]) -> str:

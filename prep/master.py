@@ -1,13 +1,14 @@
 """The merged master table, from the downloads to a CSV file."""
 
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 from configs.files import written_whole
 from configs.prep import MergeConfig, PrepConfig
 from prep.build import stage_images
 from prep.duplicates import find_duplicates
+from prep.files import only_builder
 from prep.folds import fold_table
 from prep.plan import make_plan
 from prep.pool import Workers
@@ -28,15 +29,17 @@ def write_master(config: MergeConfig) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     official = read_duplicate_pairs(prep.isic2020)
     if config.look:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".look-") as folder, Workers(prep.workers) as workers:
-            rows = stage_images(rows, prep, Path(folder), workers)
-            pairs = find_duplicates(rows, official, Path(folder))
+        stage = out.with_name(out.name + ".partial")  # what an interrupted run left there is used, then removed
+        with only_builder(stage, ["*.jpgs", "*.npz", "*.tmp"]), Workers(prep.workers) as workers:
+            rows = stage_images(rows, prep, stage, workers)
+            pairs = find_duplicates(rows, official, stage)
+            shutil.rmtree(stage)
     else:
         pairs = find_duplicates(rows, official, None)
     plan = make_plan(rows, pairs, prep)
     table = plan.rows.set_index("key").loc[rows["key"]].reset_index()
     train = table[table["split"] == "train"]
-    with written_whole(out) as file:
+    with written_whole(out, private=True) as file:  # it has the ids of patients
         file.write(train[list(_COLUMNS)].rename(columns=_COLUMNS).to_csv(index=False).encode())
     when = "after" if config.look else "without"
     return (

@@ -35,7 +35,8 @@ class ShardTask:
     """One shard to make, `folder`/`name`.tar and .idx, from N staged samples.
 
     `facts` are the columns of the samples' JSON, N plain values each, key and target among them; `meta` is float32
-    [N, M]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs.
+    [N, M]; `places` are (number of the chunk in `stage`, offset and length in bytes, CRC-32) of the JPEGs. With
+    `private`, only the user may read the shard.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class ShardTask:
     facts: dict[str, list[Any]]
     meta: npt.NDArray[np.float32]
     places: list[tuple[int, int, int, int]]
+    private: bool = False
 
     def digest(self) -> str:
         """SHA-256 of everything the shard's bytes depend on; of a JPEG, its length and CRC-32."""
@@ -70,7 +72,7 @@ def pack_shard(task: ShardTask) -> PackedShard:
     if finished is not None and finished.digest == digest:
         return finished
     tar = done.with_name(f"{task.name}.tar")
-    with written_whole(tar) as out:
+    with written_whole(tar, private=task.private) as out:
         sha256, offsets, index = _write_tar(_samples(task), out)
         size = out.tell()
     with written_whole(tar.with_suffix(".idx")) as out:
@@ -129,7 +131,7 @@ def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -
         for ending, content in parts.items():
             name = f"{key}.{ending}"
             entries.append(f"{ending} {offset + _BLOCK} {len(content)} {name}")
-            blocks = _tar_header(name, len(content)) + content + bytes(-len(content) % _BLOCK)
+            blocks = tar_header(name, len(content)) + content + bytes(-len(content) % _BLOCK)
             out.write(blocks)
             digest.update(blocks)
             offset += len(blocks)
@@ -140,7 +142,7 @@ def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -
     return digest.hexdigest(), offsets, "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
 
-def _tar_header(name: str, size: int) -> bytes:
+def tar_header(name: str, size: int) -> bytes:
     """The USTAR header of a file, 512 bytes: that of an empty file, with name, size and checksum filled in.
 
     TarInfo.tobuf takes several times as long, which shows with four files per image. Field offsets as in POSIX.1-1988.

@@ -8,6 +8,7 @@ import pandas as pd
 
 from configs.prep import PrepConfig
 from prep import duplicates, folds
+from prep.extra import OWN
 from prep.rows import NAME_TAKEN
 from prep.tables import OUTSIDE
 
@@ -41,9 +42,9 @@ def make_plan(rows: pd.DataFrame, pairs: pd.DataFrame, config: PrepConfig) -> Pl
     verdict = duplicates.decide(rows, pairs, config.duplicates)
     groups = duplicates.group_names(rows, duplicates.links(rows, pairs))
     decided = rows.assign(group=groups, duplicate_cluster=verdict["cluster"], duplicate_decision=verdict["decision"])
-    decided["fold"] = folds.decide_folds(decided, pairs, config)
     copies = verdict["copy_of"].notna()
     decided.loc[copies, "left_out"] = "duplicate of " + verdict["copy_of"][copies]
+    decided["fold"] = folds.decide_folds(decided, pairs, config)
     return Plan(
         config=config,
         rows=_shuffled(decided, config.seed),
@@ -82,7 +83,10 @@ def _outside_overlap(rows: pd.DataFrame, pairs: pd.DataFrame) -> str | None:
     train = ((rows["split"] == "train") & (rows["source"] != OUTSIDE)).to_numpy()
     ends = pairs[["row_1", "row_2"]].to_numpy()
     shared = np.unique(ends[outside[ends] & train[ends[:, ::-1]]])
+    ids = rows[["patient", "lesion"]].apply(lambda column: column.str.removeprefix(OWN))
+    known = ids.apply(lambda column: column.isin(column[train].dropna())).any(axis=1)
     return (
         f"outside set: {outside.sum():,} rows; {named.sum():,} have the name of an image of the downloads (left out), "
-        f"{len(shared):,} show a picture of the training set (listed in duplicates.csv)"
+        f"{len(shared):,} show a picture of the training set (listed in duplicates.csv), "
+        f"{(outside & known).sum():,} are of a patient or lesion of it"
     )

@@ -23,17 +23,24 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
+class WorkerDiedError(UserError):
+    """A worker process was killed."""
+
+    def __init__(self, during: str = "") -> None:
+        remedy = "most likely because memory ran out: run again with fewer --workers"
+        super().__init__(f"a worker process was killed{during}, {remedy}")
+
+
 class Workers:
     """A pool of `count` processes, ended with the context; 0 means one per core, 1 the calling process itself."""
 
     def __init__(self, count: int) -> None:
-        self._count = count or usable_cores()
+        self.count = count or usable_cores()
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        if self._count > 1:
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._count, mp_context=spawn, initializer=_begin_worker)
+        if self.count > 1:
+            self._pool = _processes(self.count)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,8 +50,8 @@ class Workers:
     def in_order(self, function: Callable[[Work], Result], tasks: Iterable[Work]) -> Iterator[Result]:
         """`function` of each task, in the order of the tasks.
 
-        At most two tasks per process are submitted ahead, so neither tasks nor results pile up. Raises UserError where
-        a worker was killed.
+        At most two tasks per process are submitted ahead, so neither tasks nor results pile up. Raises
+        WorkerDiedError where one was killed; new workers then wait for the next call.
         """
         if self._pool is None:
             yield from map(function, tasks)
@@ -53,14 +60,23 @@ class Workers:
         try:
             for task in tasks:
                 ahead.append(self._pool.submit(function, task))
-                if len(ahead) > 2 * self._count:
+                if len(ahead) > 2 * self.count:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, most likely because memory ran out: run again with fewer --workers"
-            ) from error
+            self._pool = _processes(self.count)
+            raise WorkerDiedError from error
+
+
+def killed_by(function: Callable[[Work], object], task: Work) -> bool:
+    """Whether a process of its own is killed by `function` of `task`."""
+    with _processes(1) as pool:
+        try:
+            pool.submit(function, task).result()
+        except BrokenProcessPool:
+            return True
+    return False
 
 
 def with_progress(
@@ -74,6 +90,11 @@ def with_progress(
         for result in results:
             progress.advance(bar, images(result))
             yield result
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin_worker)
 
 
 class _ImagesPerSecond(ProgressColumn):

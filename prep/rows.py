@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from configs.errors import UserError
+from configs.errors import UserError, note
 from configs.prep import PrepConfig
 from prep import folds
+from prep.extra import read_extra
 from prep.layout import find_pictures
 from prep.metadata import images_per_patient
 from prep.pack import PACKER
 from prep.stage import Encoding
-from prep.tables import merged_table, read_duplicate_pairs, read_extra
+from prep.tables import OUTSIDE, merged_table, read_duplicate_pairs
 
 # What decides the bytes of a shard set; its path and the number of processes that make it do not.
 OPTIONS = ["size", "fit", "quality", "subsampling", "duplicates", "folds", "fold_scheme", "seed"]
-OPTIONS += ["missing", "on_bad", "extra_role", "samples_per_shard"]
+OPTIONS += ["missing", "on_bad", "max_megapixels", "extra_role", "samples_per_shard", "keep_ids"]
 NAME_TAKEN = "the name of an image of the downloads"
 """Why a row of an outside set is left out."""
 
@@ -42,6 +43,7 @@ def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
     absent = wanted & rows["path"].isna()
     if not wanted.any():
         raise UserError("the tables name no images: check the CSV files")
+    _require_melanoma(rows[wanted & (rows["split"] == "train")])
     if images and absent.sum() == wanted.sum():
         where = rows["file"].fillna(rows["folder"] + os.sep + rows["key"])[absent].iloc[0]
         raise UserError(
@@ -56,6 +58,16 @@ def read_rows(config: PrepConfig, *, images: bool = True) -> pd.DataFrame:
         )
     rows.loc[absent, "left_out"] = "image file missing"
     return rows
+
+
+def _require_melanoma(train: pd.DataFrame) -> None:
+    """Raise UserError where no training row is a melanoma; a note names a source without one."""
+    melanomas = train.groupby("source")["target"].agg(lambda target: int((target == 1).sum()))
+    if not melanomas.any():
+        raise UserError(f"none of the {len(train):,} training rows is a melanoma (target 1): check the tables")
+    for source in melanomas.index[melanomas == 0]:
+        if source != OUTSIDE:  # prep/extra.py says that itself
+            note(f"none of the {(train['source'] == source).sum():,} training rows of {source} is a melanoma")
 
 
 def inputs_digest(rows: pd.DataFrame, config: PrepConfig) -> str:

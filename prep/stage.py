@@ -19,14 +19,17 @@ import numpy as np
 
 from configs.files import written_whole
 from configs.prep import Fit, PrepConfig, Subsampling
-from prep.files import read_bytes
+from prep.files import read_regular
 from prep.fingerprint import are_flat, perceptual_hashes
-from prep.images import THUMB, BadImageError, StoredImage, store_image
+from prep.images import MAX_PIXELS, THUMB, BadImageError, StoredImage, store_image
 
 STAGER = 1
 """Version of what this module makes of an image file: raise it with every change of the bytes."""
 CHUNK = 128
 """Images of a chunk."""
+
+_BYTES_A_PIXEL, _METADATA = 8, 2**26  # what an image file may take at most: four channels of 16 bits, and 64 MiB
+_KILLED = "the process that read it was killed, most likely because memory ran out"
 
 RECORD = np.dtype(
     [
@@ -71,38 +74,52 @@ class Encoding:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTask:
-    """A chunk to make: `stem`.jpgs and `stem`.npz from `files` (path, bytes, time of the last change in ns)."""
+    """A chunk to make: `stem`.jpgs and `stem`.npz from `files` (path, bytes, time of the last change in ns), none of
+    more than `max_pixels`."""
 
     stem: str
     encoding: Encoding
     files: tuple[tuple[str, int, int], ...]
+    max_pixels: int = MAX_PIXELS
 
     def digest(self) -> str:
         """SHA-256 of everything the chunk depends on; a file counts as unchanged by its size and time."""
-        return hashlib.sha256(json.dumps([self.encoding.described(), self.files]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.encoding.described(), self.files, self.max_pixels]).encode()).hexdigest()
 
 
-def read_image(path: str | Path, encoding: Encoding) -> tuple[bytes, StoredImage]:
-    """An image file as found, and as it is stored. Raises BadImageError, also where the file cannot be read."""
+def read_image(path: str | Path, encoding: Encoding, max_pixels: int = MAX_PIXELS) -> tuple[bytes, StoredImage]:
+    """An image file as found, and as it is stored. Raises BadImageError, also where the file cannot be read, or memory
+    does not suffice."""
     try:
-        data = read_bytes(path)
+        data = read_regular(path, most=_METADATA + _BYTES_A_PIXEL * max_pixels)
+        return data, store_image(data, max_pixels=max_pixels, **vars(encoding))
     except OSError as error:
         raise BadImageError(f"cannot be read: {error.strerror}") from error
-    return data, store_image(data, **vars(encoding))
+    except MemoryError as error:
+        raise BadImageError("memory does not suffice to decode it") from error
 
 
 def stage_chunk(task: StageTask) -> int:
-    """Make the chunk, or find it made; returns its number of images. Unusable images are left out, with the reason."""
+    """Make the chunk, or find it made; returns its number of images. Unusable images are left out, with the reason.
+
+    While it reads, STEM.now has the number of the image (prep/killers.py); those in STEM.killers are not read.
+    """
     digest = task.digest()
     if _is_made(task, digest):
         return len(task.files)
     records = np.zeros(len(task.files), dtype=RECORD)
     thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
     offset = 0
-    with written_whole(Path(f"{task.stem}.jpgs")) as out:
+    killers = read_killers(task.stem)
+    now = Path(f"{task.stem}.now")
+    with written_whole(Path(f"{task.stem}.jpgs")) as out, now.open("wb", buffering=0) as mark:
         for number, (path, _, _) in enumerate(task.files):
+            mark.seek(0)
+            mark.write(b"%6d" % number)
             try:
-                data, image = read_image(path, task.encoding)
+                if number in killers:
+                    raise BadImageError(_KILLED)
+                data, image = read_image(path, task.encoding, task.max_pixels)
             except BadImageError as error:
                 records["reason"][number] = str(error)
                 continue
@@ -111,6 +128,7 @@ def stage_chunk(task: StageTask) -> int:
             stored = (offset, len(image.jpeg), zlib.crc32(image.jpeg), image.width, image.height, image.copied)
             records[number] = (*stored, 0, False, hashlib.sha256(data).hexdigest(), "")
             offset += len(image.jpeg)
+    now.unlink()
     records["hash"], records["flat"] = perceptual_hashes(thumbs), are_flat(thumbs)
     with written_whole(Path(f"{task.stem}.npz")) as out:
         np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
@@ -120,6 +138,12 @@ def stage_chunk(task: StageTask) -> int:
 def chunk_stem(folder: str | Path, number: int) -> str:
     """Path of the chunk with this number, without its endings."""
     return f"{folder}{os.sep}{number:06d}"
+
+
+def read_killers(stem: str) -> list[int]:
+    """The numbers of the chunk's images that killed the process that read them."""
+    path = Path(f"{stem}.killers")
+    return [int(number) for number in path.read_text().split()] if path.is_file() else []
 
 
 def read_records(stem: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The tables of ISIC 2019 and 2020, of a merged master and of an outside set, checked and merged into one typed table.
+"""The tables of ISIC 2019 and 2020 and of a merged master, checked and merged into one typed table.
 
 Columns, one row an image: key (str, the image's name), source (int16, 2019 or 2020, 0 for an outside set), split
 (str: train, test or extra), target (int8, 1 melanoma, 0 not, -1 unknown), diagnosis, patient, lesion, sex and site
@@ -15,27 +15,17 @@ import pandas as pd
 
 from configs.errors import UserError
 from prep import layout
-from prep.csvfile import NAME, ages, read_csv, require_rows, whole_numbers, words
+from prep.columns import KEY, LABEL, LESION, PATIENT, PERSON, SITE_WORDS
+from prep.csvfile import ages, read_csv, require_rows, whole_numbers, without_endings, words
 
 SEXES = ("female", "male")
 SITES = ("head/neck", "upper extremity", "lower extremity", "torso", "palms/soles", "oral/genital")
-KEY = {"image_name": ["image_name", "image", "isic_id"]}
-"""Our names of columns -> the headers they have in the tables; also PATIENT and PERSON."""
-PATIENT = {"patient_id": ["patient_id", "patient"]}
-PERSON = {
-    "sex": ["sex"],
-    "age_approx": ["age_approx", "age"],
-    "site": ["anatom_site_general_challenge", "anatom_site_general", "site"],
-}
 UNNAMED = "not in the master table"
 """Why a training row is left out: a master table does not name it."""
 OUTSIDE = 0
 """The source of an outside set's rows."""
 
-_TORSO = {f"{side} torso": "torso" for side in ("anterior", "posterior", "lateral")}
 _CLASSES_OF_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
-_LESION = {"lesion_id": ["lesion_id", "lesion"]}
-_LABEL = {"diagnosis": ["diagnosis"], "target": ["target"]}
 
 
 def merged_table(isic2020: Path | None, isic2019: Path | None, master: Path | None = None) -> pd.DataFrame:
@@ -68,18 +58,18 @@ def read_2020(folder: Path) -> list[pd.DataFrame]:
     csv = layout.find_table(folder, layout.TRAIN_2020)
     if csv is None:
         raise UserError(f"{folder} holds no ISIC 2020 tables: wanted one of {', '.join(layout.TRAIN_2020)}")
-    train = read_csv(csv, KEY | PATIENT | PERSON | _LABEL | _LESION, optional=["lesion_id"])
+    train = read_csv(csv, KEY | PATIENT | PERSON | LABEL | LESION, optional=["lesion_id"])
     images = layout.pictures_folder(folder, layout.TRAIN_PICTURES_2020)
-    parts = [_typed(train, csv, source=2020, split="train", folder=images)]
+    parts = [typed(train, csv, source=2020, split="train", folder=images)]
     lesions = layout.find_table(folder, layout.LESIONS_2020)
     if lesions is not None and lesions != csv:
-        known = read_csv(lesions, KEY | _LESION).set_index("image_name")["lesion_id"]
+        known = read_csv(lesions, KEY | LESION).set_index("image_name")["lesion_id"]
         parts[0]["lesion"] = parts[0]["lesion"].fillna(parts[0]["key"].map(known))
     test_csv = layout.find_table(folder, layout.TEST_2020)
     if test_csv is not None:
         test = read_csv(test_csv, KEY | PATIENT | PERSON)
         images = layout.pictures_folder(folder, layout.TEST_PICTURES_2020)
-        parts.append(_typed(test, test_csv, source=2020, split="test", folder=images))
+        parts.append(typed(test, test_csv, source=2020, split="test", folder=images))
     return parts
 
 
@@ -92,18 +82,18 @@ def read_2019(folder: Path) -> pd.DataFrame:
     resized = layout.find_table(folder, layout.RESIZED_2019)
     if csv is None and resized is not None:
         if meta_csv is None:
-            rows = read_csv(resized, KEY | _LESION | PERSON | _LABEL)
+            rows = read_csv(resized, KEY | LESION | PERSON | LABEL)
         else:
-            rows = read_csv(resized, KEY | PERSON | _LABEL)
-            lesions = read_csv(meta_csv, {"image": ["image"]} | _LESION).set_index("image")["lesion_id"]
+            rows = read_csv(resized, KEY | PERSON | LABEL)
+            lesions = read_csv(meta_csv, {"image": ["image"]} | LESION).set_index("image")["lesion_id"]
             full = rows["image_name"].where(rows["image_name"].isin(lesions.index), rows["image_name"] + "_downsampled")
             known = f"an image of {meta_csv.name}"
             require_rows(full.isin(lesions.index), rows["image_name"], resized, "image_name", known)
             rows["lesion_id"] = full.map(lesions)
-        return _typed(rows, resized, source=2019, split="train", folder=images)
+        return typed(rows, resized, source=2019, split="train", folder=images)
     csv, meta_csv = csv or folder / layout.TRUTH_2019[0], meta_csv or folder / layout.META_2019[0]
     truth = read_csv(csv, {name: [name] for name in ("image", *_CLASSES_OF_2019)})
-    meta = read_csv(meta_csv, {"image": ["image"]} | PERSON | _LESION)
+    meta = read_csv(meta_csv, {"image": ["image"]} | PERSON | LESION)
     onehot = truth[list(_CLASSES_OF_2019)].apply(pd.to_numeric, errors="coerce")
     sound = onehot.isin((0, 1)).all(axis=1) & (onehot.sum(axis=1) == 1)
     require_rows(sound, truth["image"], csv, "MEL..UNK", "a single 1 in every row")
@@ -113,9 +103,9 @@ def read_2019(folder: Path) -> pd.DataFrame:
             raise UserError(f"{place}: {len(absent)} images of the other table are not in it, first {absent.iloc[0]}")
     rows = meta.rename(columns={"image": "image_name"})
     rows["diagnosis"] = rows["image_name"].map(onehot.idxmax(axis=1).set_axis(truth["image"]))
-    rows["target"] = (rows["diagnosis"] == "MEL").astype("int8")
-    typed = _typed(rows, meta_csv, source=2019, split="train", folder=images)
-    return typed.set_index("key").loc[truth["image"]].rename_axis("key").reset_index()
+    rows["target"] = (rows["diagnosis"] == "MEL").astype("int8").astype("str")
+    table = typed(rows, meta_csv, source=2019, split="train", folder=images)
+    return table.set_index("key").loc[truth["image"]].rename_axis("key").reset_index()
 
 
 def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
@@ -128,9 +118,9 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
         csv = found[0]
     place = {"target": ["target"], "year": ["year"], "filepath": ["filepath"]}
     if table is None:
-        rows = read_csv(csv, KEY | place | PATIENT | _LESION | PERSON | _LABEL, optional=["diagnosis"])
+        rows = read_csv(csv, KEY | place | PATIENT | LESION | PERSON | LABEL, optional=["diagnosis"])
         years = whole_numbers(rows, "year", (2019, 2020), csv)
-        joined = _typed(rows, csv, source=years, split="train", folder=None)
+        joined = typed(rows, csv, source=years, split="train", folder=None)
         joined["file"] = _paths(rows["filepath"], csv)
         return joined
     rows = read_csv(csv, KEY | place)
@@ -149,31 +139,13 @@ def join_master(table: pd.DataFrame | None, csv: Path) -> pd.DataFrame:
     return table.assign(file=path.astype("str"), folder=table["folder"].mask(train_rows), left_out=reason)
 
 
-def read_extra(csv: Path, split: str) -> pd.DataFrame:
-    """An outside set's table: image (a path relative to the CSV, or the name of an image below its folder) and target,
-    optionally group, diagnosis, sex, age and site; `split` is train or extra."""
-    columns = {"image": ["image", *KEY["image_name"]], "target": ["target"], "group": ["group", "patient", "lesion"]}
-    columns |= {"diagnosis": ["diagnosis"]} | PERSON
-    optional = [name for name in columns if name not in ("image", "target")]
-    rows = read_csv(csv, columns, optional, pattern=".+")
-    paths = rows["image"].map(lambda name: str(csv.parent / name))
-    exact = rows["image"].str.lower().str.endswith(layout.ENDINGS)
-    stems = rows["image"].where(~exact, rows["image"].map(lambda name: Path(name).stem))
-    require_rows(~stems.duplicated(), rows["image"], csv, "image", "each file name once, whatever its folder")
-    wanted = "a file name of letters, digits, - and _, and one of " + ", ".join(layout.ENDINGS)
-    require_rows(stems.str.fullmatch(NAME), rows["image"], csv, "image", wanted)
-    renamed = rows.assign(image_name=stems, patient_id="extra_" + rows["group"])
-    typed = _typed(renamed, csv, source=OUTSIDE, split=split, folder=str(csv.resolve().parent))
-    typed["file"] = paths.where(exact).astype("str")
-    return typed
-
-
 def read_duplicate_pairs(isic2020: str | Path | None) -> pd.DataFrame:
     """The official duplicate pairs of 2020: columns image_name_1, image_name_2; empty where there is no such file."""
     csv = layout.find_table(Path(isic2020), layout.PAIRS_2020) if isic2020 else None
     if csv is None:
         return pd.DataFrame(columns=["image_name_1", "image_name_2"], dtype="str")
-    return read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, pattern=None)
+    pairs = read_csv(csv, {name: [name] for name in ("image_name_1", "image_name_2")}, pattern=None)
+    return pairs.apply(lambda names: without_endings(names, csv))
 
 
 def typed_person(rows: pd.DataFrame, csv: Path | None) -> pd.DataFrame:
@@ -182,13 +154,13 @@ def typed_person(rows: pd.DataFrame, csv: Path | None) -> pd.DataFrame:
         {
             "sex": words(rows, "sex", SEXES, csv),
             "age": ages(rows, "age_approx", csv),
-            "site": words(rows, "site", SITES, csv, synonyms=_TORSO),
+            "site": words(rows, "site", SITES, csv, synonyms=SITE_WORDS),
         }
     )
 
 
-def _typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
-    """Rows under the names of `read_csv` -> the columns of this module's table."""
+def typed(rows: pd.DataFrame, csv: Path, *, source: int | pd.Series, split: str, folder: str | None) -> pd.DataFrame:
+    """Rows under the names of `read_csv` -> the columns of this module's table. Raises UserError for a wrong cell."""
     missing = pd.Series(np.nan, index=rows.index, dtype="str")
     target = whole_numbers(rows, "target", (0, 1), csv) if "target" in rows else pd.Series(-1, index=rows.index)
     facts = typed_person(rows, csv)

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable
 
-from rich.console import Console
-
+from configs.console import plain_console
 from engine.records import versions
 from report.case import Case
 from report.page import Section
@@ -45,12 +44,12 @@ VERDICT = (("performance",), ("calibration",), ("subgroups",), ("shortcuts", "pi
 
 def build_page(case: Case) -> Page:
     """Every section of the report on `case`; prints how long each took."""
-    console = Console()
+    console = plain_console()
     sections: dict[str, Section] = {}
     for name, make in SECTIONS.items():
         start = time.perf_counter()
         sections[name] = make(case)
-        console.print(f"{name}: {time.perf_counter() - start:.1f} s", highlight=False)
+        console.print(f"{name}: {time.perf_counter() - start:.1f} s")
     said = (" ".join(filter(None, (sections[name].verdict for name in names))) for names in VERDICT)
     used = ", ".join(f"{name} {version}" for name, version in versions().items() if version != "not installed")
     manifest = case.shards.manifest

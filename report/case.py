@@ -1,6 +1,5 @@
 """What a report is about: a shard set, its trained members, and their out-of-fold predictions, judged."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ import pyarrow.parquet as pq
 from configs.errors import UserError
 from configs.report import ReportConfig
 from configs.schema import Combine
-from engine.judging import ENSEMBLE, OOF, PREDICTIONS
+from engine.judging import ENSEMBLE, OOF, PREDICTIONS, read_table
 from engine.members import Member, find_members, require_fit
+from engine.predictor import read_record
 from engine.validate import OOF as MEMBER_OOF
 from evaluation.discrimination import Floats
 from evaluation.judgement import Judgement, judge
@@ -66,8 +66,8 @@ def open_case(config: ReportConfig, shards: ShardSet) -> Case:
         require_fit(member, shards)
     rows = pq.read_table(shards.folder / SAMPLES, columns=COLUMNS).to_pandas()
     folder = _predictions_folder(config, shards, members)
-    record = None if folder is None else json.loads((folder / ENSEMBLE).read_text())
-    table = pd.read_parquet(folder / OOF) if folder is not None else _members_own(members)
+    record = None if folder is None else read_record(folder)
+    table = read_table(folder / OOF) if folder is not None else _members_own(members)
     index = pd.Index(rows["key"].iloc[: len(shards)]).get_indexer(table["key"])
     if (index < 0).any():
         raise UserError(f"{shards.folder} has no sample {table['key'][index < 0].iloc[0]}, which was predicted")
@@ -88,7 +88,7 @@ def open_case(config: ReportConfig, shards: ShardSet) -> Case:
         judgement=judge(oof, combine=combine, per_source=per_source, draws=config.draws, seed=config.seed),
         members=members,
         record=record,
-        predictions=None if folder is None else pd.read_parquet(folder / PREDICTIONS),
+        predictions=None if folder is None else read_table(folder / PREDICTIONS),
     )
 
 
@@ -98,7 +98,7 @@ def _predictions_folder(config: ReportConfig, shards: ShardSet, members: Sequenc
     candidates = [Path(named)] if named else [Path(config.runs) / "outputs", Path("outputs")]
     for folder in candidates:
         if (folder / ENSEMBLE).is_file() and (folder / OOF).is_file():
-            record = json.loads((folder / ENSEMBLE).read_text())
+            record = read_record(folder)
             same = {entry["name"] for entry in record["members"]} == {member.name for member in members}
             if same and record["labels_sha256"] == shards.manifest.labels_sha256:
                 return folder
@@ -116,7 +116,7 @@ def _members_own(members: Sequence[Member]) -> pd.DataFrame:
     for member in members:
         path = member.folder / MEMBER_OOF
         if member.fold is not None and path.is_file():
-            table = pd.read_parquet(path, columns=["key", "pred_last"])
+            table = read_table(path)[["key", "pred_last"]]
             parts.setdefault(member.model, []).append(table.set_index("key")["pred_last"].astype("float64"))
     if not parts:
         raise UserError("no member has out-of-fold predictions: train with --fold 0, or all, and let it finish")

@@ -3,7 +3,6 @@
 Which folds a folder holds is seen in its rows: one source a fold, one sub-source a fold, or random ones.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import UserError
-from engine.judging import ENSEMBLE, OOF
+from engine.judging import OOF, read_table
+from engine.predictor import read_record
 from evaluation.discrimination import Bools, Estimate
 from evaluation.stratified import clustered_interval, stratified_auc
 from report.case import Case
@@ -85,11 +85,8 @@ def _one_each(fold: pd.Series, values: pd.Series) -> bool:
 def _joined(case: Case, folder: Path) -> pd.DataFrame:
     """Rows that both have judged: those of case.judged with this report's score, and other_fold and other_score."""
     again = f"give a folder that infer.py --ensemble wrote, not {folder}"
-    try:
-        json.loads((folder / ENSEMBLE).read_text())
-        table = pd.read_parquet(folder / OOF, columns=["key", "fold", "target", "raw"])
-    except (OSError, ValueError) as error:
-        raise UserError(f"--compare {folder}: {ENSEMBLE} or {OOF} cannot be read ({error}): {again}") from error
+    read_record(folder)
+    table = read_table(folder / OOF)[["key", "fold", "target", "raw"]]
     here = case.judged.drop(columns=["fold"]).assign(score=case.judgement.raw)
     other = table.rename(columns={"fold": "other_fold", "target": "other_target", "raw": "other_score"})
     rows = here.merge(other, on="key", validate="one_to_one")

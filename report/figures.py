@@ -17,7 +17,7 @@ _AUCS = {"auc": "merged", "auc_2019": "2019 only", "auc_2020": "2020 only"}
 def member_curves(folder: Path, path: Path) -> None:
     """Plot one member's training loss and any validation AUCs by epoch, from the metrics.jsonl in `folder`."""
     lines = epoch_lines(folder)
-    aucs = {label: _series(lines, name) for name, label in _AUCS.items() if name in lines[-1]}
+    aucs = {label: _series(lines, name) for name, label in _AUCS.items() if lines and name in lines[-1]}
     labelled = {f"{label} {values[-1]:.3f}": [values] for label, values in aucs.items()}
     save(_curves({"": [_series(lines, "train_loss")]}, labelled, "validation AUC; after the last epoch:"), path)
 
@@ -26,14 +26,15 @@ def training_curves(models: dict[str, list[Path]]) -> Figure:
     """Training loss and validation AUC by epoch; `models` maps a name to the folders of its members' metrics.jsonl."""
     losses, aucs = {}, {}
     for name, folders in models.items():
-        lines = [epoch_lines(folder) for folder in folders]
+        lines = [found for found in map(epoch_lines, folders) if found]
         losses[name] = [_series(some, "train_loss") for some in lines]
         aucs[name] = [_series(some, "auc") for some in lines if "auc" in some[-1]]
     return _curves(losses, {name: some for name, some in aucs.items() if some}, "validation AUC")
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> list[float]:
-    return [nan if line[name] is None else line[name] for line in lines]
+    values = [line.get(name) for line in lines]
+    return [nan if value is None else value for value in values]
 
 
 def _curves(losses: dict[str, list[list[float]]], aucs: dict[str, list[list[float]]], title: str) -> Figure:

@@ -5,9 +5,9 @@ from statistics import mean, stdev
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
+from configs.console import plain_console
 from configs.schema import TrainConfig
 from engine.records import epoch_lines, member_folder
 from engine.validate import OOF
@@ -26,18 +26,20 @@ def print_table(configs: list[TrainConfig]) -> None:
         table.add_column(heading, justify="left" if heading == "backbone" else "right")
     for backbone in dict.fromkeys(config.backbone for config in configs):
         folders = {config.fold_word: member_folder(config) for config in configs if config.backbone == backbone}
-        lines = {fold: epoch_lines(folder)[-1] for fold, folder in folders.items()}
+        # Nothing of a member whose metrics.jsonl is lost.
+        lines = {fold: (epoch_lines(folder) or [{}])[-1] for fold, folder in folders.items()}
         for fold, line in lines.items():
             aucs = [_formatted(line.get(name)) for name in _COLUMNS.values()]
-            table.add_row(backbone, fold, str(line["epoch"] + 1), *aucs)
+            table.add_row(backbone, fold, str(line["epoch"] + 1) if line else "-", *aucs)
         judged = {fold: line for fold, line in lines.items() if fold != "none"}
         if len(judged) > 1:
-            values = [[line[name] for line in judged.values() if line[name] is not None] for name in _COLUMNS.values()]
+            of_folds = [[line.get(name) for line in judged.values()] for name in _COLUMNS.values()]
+            values = [[value for value in column if value is not None] for column in of_folds]
             for name, of, least in (("mean", mean, 1), ("sd", stdev, 2)):
                 cells = [_formatted(of(known) if len(known) >= least else None) for known in values]
                 table.add_row(backbone, name, "", *cells)
             table.add_row(backbone, "pooled", "", *_pooled([folders[fold] for fold in judged]), end_section=True)
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _pooled(folders: list[Path]) -> list[str]:

@@ -53,7 +53,7 @@ def test_help_does_not_import_slow_packages(command: str) -> None:
         (("train.py", "--shards", "nowhere"), "holds no shard set"),
         (("train.py", "--batch-size", "1"), "batch_size=1 is out of range"),
         (("train.py", "--epochs", "many"), 'key "epochs"'),
-        (("train.py", "--no-such-option", "1"), "no_such_option"),
+        (("train.py", "--no-such-option", "1"), "--no-such-option: no such option"),
         (("train.py", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("infer.py", "--runs", "nowhere"), "no such folder"),
         (("infer.py", "--views", "3"), 'key "views"'),

@@ -147,7 +147,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="The reference recipe in plain torch.")
+    parser = argparse.ArgumentParser(description="The reference recipe in plain torch.", allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     defaults = {"backbone": "test_efficientnet.r160_in1k", "fold": 0, "epochs": 15, "batch-size": 64, "lr": 3e-3}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from engine.records import epoch_lines
+from engine.records import damaged_lines, epoch_lines
 from report.case import Case
 from report.figures import training_curves
 from report.page import Cell, Picture, Section, Table
@@ -14,7 +14,7 @@ def section(case: Case) -> Section:
     rows: list[dict[str, Cell]] = []
     drawn: dict[str, list[Path]] = {}
     for member in case.members:
-        lines = epoch_lines(member.folder) if (member.folder / "metrics.jsonl").is_file() else []
+        lines = epoch_lines(member.folder)
         if lines:
             drawn.setdefault(member.model, []).append(member.folder)
         fold = "none" if member.fold is None else str(member.fold)
@@ -26,7 +26,9 @@ def section(case: Case) -> Section:
         caption="Training loss and AUC on the held-out fold after each epoch, a line for each fold. Where the loss "
         "falls and the AUC does not rise any more, further epochs only memorise.",
     )
-    return Section(title="Training", lead=_lead(rows), parts=[*([curves] if drawn else []), table])
+    damaged = sum(damaged_lines(member.folder) for member in case.members)
+    lost = f" {damaged} lines of the members' metrics.jsonl cannot be read and are left out." if damaged else ""
+    return Section(title="Training", lead=_lead(rows) + lost, parts=[*([curves] if drawn else []), table])
 
 
 def _row(lines: list[dict[str, Any]]) -> dict[str, Cell]:
@@ -36,7 +38,7 @@ def _row(lines: list[dict[str, Any]]) -> dict[str, Cell]:
         "AUC, last epoch": aucs[-1] if aucs else None,
         "AUC, best epoch": max(aucs, default=None),
         "best epoch": 1 + aucs.index(max(aucs)) if aucs else None,
-        "images/s": round(lines[-1]["images_per_s"]) if lines else None,
+        "images/s": round(lines[-1].get("images_per_s") or 0) if lines else None,
     }
 
 

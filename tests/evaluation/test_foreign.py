@@ -174,3 +174,28 @@ def test_a_mistake_ends_the_command_in_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: absent.csv does not exist: give CSV files of predictions\n"
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_table_of_one_class_is_refused(files: tuple[str, str, str], value: int) -> None:
+    rows = pd.read_csv(files[0], dtype=object)
+    rows.assign(label=str(value)).to_csv(files[0], index=False)
+    with pytest.raises(UserError, match=r"column label: none of 300 rows is .*: nothing to judge"):
+        read_foreign(config(*files[:2]))
+
+
+def test_a_table_without_rows_is_refused(files: tuple[str, str, str]) -> None:
+    pd.read_csv(files[0], dtype=object).head(0).to_csv(files[0], index=False)
+    with pytest.raises(UserError, match="has no rows"):
+        read_foreign(config(*files[:2]))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_a_spreadsheet_saved_is_read(files: tuple[str, str, str], separator: str, encoding: str) -> None:
+    wanted, _ = read_foreign(config(*files[:2]))
+    for name in files[:2]:
+        pd.read_csv(name).to_csv(name, index=False, sep=separator, decimal=",", encoding=encoding)
+    found, _ = read_foreign(config(*files[:2]))
+    assert found.key.tolist() == wanted.key.tolist()
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-12)

@@ -154,9 +154,9 @@ def test_two_ranks_share_the_files_and_each_is_decoded_once(
     alone = drawn(files_of(paths), batch_size)
     decoded: Counter[Path] = Counter()
 
-    def counted(path: Path, encoding: Encoding) -> Any:
+    def counted(path: Path, encoding: Encoding, max_pixels: int) -> Any:
         decoded[path] += 1
-        return read_image(path, encoding)
+        return read_image(path, encoding, max_pixels)
 
     monkeypatch.setattr(loaders.pictures, "read_image", counted)
     ranks = [drawn(files_of(paths), batch_size, rank=rank, world=2) for rank in range(2)]
@@ -172,12 +172,12 @@ def test_the_order_is_that_of_the_paths_whichever_is_done_first(
     expected = drawn(files_of(paths))
     later = threading.Event()
 
-    def late(path: Path, encoding: Encoding) -> Any:
+    def late(path: Path, encoding: Encoding, max_pixels: int) -> Any:
         if path == paths[0]:
             assert later.wait(60)
         if path == paths[9]:
             later.set()
-        return read_image(path, encoding)
+        return read_image(path, encoding, max_pixels)
 
     monkeypatch.setattr(loaders.pictures, "read_image", late)
     for one, other in zip(expected, drawn(files_of(paths)), strict=True):
@@ -189,9 +189,9 @@ def test_only_a_few_batches_are_made_ahead_and_an_abandoned_stream_leaves_no_thr
 ) -> None:
     read: list[Path] = []
 
-    def noted(path: Path, encoding: Encoding) -> Any:
+    def noted(path: Path, encoding: Encoding, max_pixels: int) -> Any:
         read.append(path)
-        return read_image(path, encoding)
+        return read_image(path, encoding, max_pixels)
 
     monkeypatch.setattr(loaders.pictures, "read_image", noted)
     files = files_of(paths * 10, prefetch=2)

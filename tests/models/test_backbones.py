@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from configs.errors import UserError
 from models import torchvision_stub
-from models.backbones import Backbone, create_backbone
+from models.backbones import Backbone, create_backbone, timm_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -61,10 +61,21 @@ def test_backbone_is_what_it_states(
     assert (backbone.features, backbone.channels_last, backbone.mean) == (features, channels_last, mean)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b1x", "tf_efficientnet_b1.ns_jft", "tf_efficientnet_b1_ns"])
+@pytest.mark.parametrize("name", ["efficientnet_b1x", "tf_efficientnet_b1.ns_jft"])
 def test_unknown_name_is_answered_with_the_short_names_and_the_nearest(name: str) -> None:
     with pytest.raises(UserError, match=r"resnest50.*nearest: .*efficientnet_b1"):
         create_backbone(name, size=64, weights="none")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tf_efficientnet_b0_ns", "tf_efficientnet_b0.ns_jft_in1k"),
+        ("vit_tiny_patch16_224_in21k", "vit_tiny_patch16_224.augreg_in21k"),
+    ],
+)
+def test_a_name_of_an_earlier_timm_is_the_same_model_today(old: str, new: str) -> None:
+    assert timm_name(old) == timm_name(new) == new
 
 
 @pytest.mark.usefixtures("empty_cache", "no_network")
@@ -161,7 +172,7 @@ def test_unusable_weights_file_is_named(tmp_path: Path, filename: str, content: 
 
 
 def test_weights_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "model": tiny().module.state_dict()}, tmp_path / "run.pth")
+    torch.save({"epoch": 3, "names": ["conv_stem.weight"]}, tmp_path / "run.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         create_backbone("tiny", size=64, weights=str(tmp_path / "run.pth"))
 

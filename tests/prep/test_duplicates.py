@@ -138,7 +138,7 @@ def test_the_best_copy_stays_where_the_labels_agree(config: PrepConfig) -> None:
     assert set(rows.loc[cluster, "duplicate_decision"]) == {"kept: labels disagree"}
     assert "4 kept: labels disagree" in said
     Path(str(config.isic2020), "ISIC_2020_Training_Duplicates.csv").unlink()
-    config = replace(config, out=config.out + "-2")
+    config = replace(config, out=config.out + "-2", keep_ids=True)
     build(config)
     rows = rows_of(config)
     assert rows.loc[cluster, "left_out"].fillna("").tolist() == [of_it := "duplicate of ISIC_0000005", "", of_it]

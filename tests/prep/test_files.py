@@ -1,9 +1,18 @@
 import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sets import within
 
 from configs.files import written_whole
+from prep.files import file_sha256
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("fsync", [False, True])
@@ -54,3 +63,60 @@ def test_an_error_of_the_disk_names_the_file_itself(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as raised, written_whole(path):
         Path("/of another file").read_bytes()
     assert raised.value.filename == "/of another file"
+
+
+def aged(path: Path, seconds: float) -> Path:
+    """An existing file that nobody has written to for some time."""
+    when = path.stat().st_mtime - seconds
+    os.utime(path, (when, when))
+    return path
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    script = (
+        "import pathlib, sys, time\nfrom configs.files import written_whole\n"
+        "with written_whole(pathlib.Path(sys.argv[1])) as out:\n"
+        "    out.write(b'half'); out.flush(); print(flush=True); time.sleep(600)\n"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        (temporary,) = tmp_path.iterdir()
+        aged(temporary, 60)
+        with written_whole(path) as out:
+            out.write(b"other")
+        assert temporary.exists(), "its writer is alive"
+        writer.send_signal(signal.SIGKILL)
+    with written_whole(path) as out:
+        out.write(b"whole")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"whole"
+
+
+def test_only_leftovers_of_the_same_name_are_removed(tmp_path: Path) -> None:
+    gone = [tmp_path / "file.1.0123abcd.tmp", tmp_path / "file.4194999.89abcdef.tmp"]
+    kept = [tmp_path / name for name in ("file.tmp", "file.old.tmp", "other.1.0123abcd.tmp", "file.1.0123abcd.tmp2")]
+    for path in (*gone, *kept):
+        path.write_bytes(b"mine")
+        aged(path, 60)
+    with written_whole(tmp_path / "file"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", *kept])
+
+
+def test_a_private_file_is_its_owners_from_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old, for all to read")
+    with written_whole(path, private=True) as out:
+        out.write(b"ids")
+        modes = {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.glob("*.tmp")}
+    assert modes == {0o600}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with within(20), pytest.raises(OSError, match=r"not a regular file: '.*pipe'"):
+        file_sha256(tmp_path / "pipe")

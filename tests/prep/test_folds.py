@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from configs.errors import UserError
+from configs.prep import PrepConfig
 from prep.duplicates import group_names
-from prep.folds import assign_folds, leaking_groups, read_folds, subsource
+from prep.folds import assign_folds, decide_folds, leaking_groups, read_folds, subsource
 from prep.tables import merged_table, read_duplicate_pairs
 
 
@@ -125,3 +126,45 @@ def test_more_folds_than_groups_is_refused() -> None:
     )
     with pytest.raises(UserError, match="only 2 patients and lesions"):
         assign_folds(table, pd.Series(["P1", "P2"]), folds=3, seed=0)
+
+
+def folds_of(csv: Path, text: str) -> np.ndarray:
+    """What a folds file gives five training rows, of which a, b and c, d are copies, and d was left out for it."""
+    csv.write_text(text)
+    rows = pd.DataFrame(
+        {
+            "key": ["a", "b", "c", "d", "e"],
+            "split": "train",
+            "duplicate_cluster": pd.Series(["a", "a", "c", "c", None], dtype="str"),
+            "left_out": pd.Series([None, None, None, "duplicate of c", None], dtype="str"),
+        }
+    )
+    config = PrepConfig(isic2020="x", folds_file=str(csv))
+    return decide_folds(rows, pd.DataFrame(), config)
+
+
+def test_a_folds_file_may_leave_copies_without_a_fold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv = tmp_path / "folds.csv"
+    assert folds_of(csv, "image_name,fold\na,0\nb,0\nc,1\nd,-1\ne,1\n").tolist() == [0, 0, 1, -1, 1]
+    assert capsys.readouterr().err == ""
+    assert folds_of(csv, "image_name,kfold\na,-1\nb,0\nc,-1\nd,1\ne,1\n").tolist() == [0, 0, 1, 1, 1]
+    said = "2 images of fold -1 are kept, in the fold of their copies, first a"
+    assert capsys.readouterr().err == f"note: {csv}: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image_name,fold\na,0\nb,0\nc,1\nd,1\ne,-1\n", "fold -1 means none, .*; 1 are kept, first e: give"),
+        ("image_name,fold\na,-1\nb,-1\nc,1\nd,1\ne,0\n", "fold -1 means none, .*; 2 are kept, first a"),
+        ("image_name,fold\na,0\nb,0\nc,1\nd,-2\ne,1\n", "line 5, column fold: '-2', wanted a fold of 0 to 99, or -1"),
+        ("image_name,fold\na,0\nb,0\nc,1\nd,\ne,1\n", "line 5, column fold: nothing, wanted"),
+        ("image_name,fold\na,0\nb,nan\nc,1\nd,1\ne,1\n", "line 3, column fold: 'nan', wanted"),
+        ("image_name,tfrecord\na,0\n", "lacks the column fold or kfold; .*; rename the column tfrecord to fold"),
+        ("image_name,folds\na,0\n", "rename the column folds to fold"),
+        ("image_name,fold\n", "has no rows"),
+    ],
+)
+def test_a_row_that_needs_a_fold_and_has_none_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        folds_of(tmp_path / "folds.csv", text)

@@ -1,8 +1,12 @@
 import csv
 import io
+import os
+import socket
 import struct
+import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +15,10 @@ from conftest import picture
 from PIL import Image, ImageFile, ImageOps
 
 from configs.prep import Fit
-from prep import images
+from prep import images, stage
 from prep.images import BadImageError, fitted
+
+ENCODING = stage.Encoding(size=32, fit="squash", quality=96, subsampling="4:2:0")
 
 
 def store_image(data: bytes, size: int, fit: Fit = "squash") -> images.StoredImage:
@@ -87,7 +93,7 @@ def test_every_odd_file_becomes_what_pillow_makes_of_it_or_is_refused(isic_sampl
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation: int, format_: str) -> None:
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)
     pixels[:10, :15] = (255, 0, 0)
@@ -95,7 +101,7 @@ def test_exif_orientation_is_applied(orientation: int, format_: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    options = {"quality": 95, "subsampling": 0} if format_ == "JPEG" else {}
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format_, {})
     Image.fromarray(pixels).save(file, format_, exif=exif, **options)
     stored = store_image(file.getvalue(), size=32)
     assert np.abs(decoded(stored.jpeg) - pillow(file.getvalue(), 32)).mean() < 2
@@ -111,9 +117,16 @@ def test_other_colour_modes_become_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format_", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"), ("BMP", "RGB")]
+    ("format_", "mode"),
+    [
+        *(("PNG", mode) for mode in ("RGB", "RGBA", "P", "L")),
+        *(("TIFF", mode) for mode in ("RGB", "RGBA", "P", "L", "CMYK", "YCbCr")),
+        ("BMP", "RGB"),
+        ("WEBP", "RGB"),
+        ("WEBP", "RGBA"),
+    ],
 )
-def test_png_and_bmp_files_are_taken(format_: str, mode: str) -> None:
+def test_files_of_other_formats_are_taken(format_: str, mode: str) -> None:
     file = io.BytesIO()
     Image.fromarray(picture(0, 90, 70)).convert(mode).save(file, format_)
     stored = store_image(file.getvalue(), size=64)
@@ -177,13 +190,18 @@ def test_the_small_picture_does_not_depend_on_the_stored_size(isic_sample: Path)
             np.testing.assert_array_equal(store_image(data, size=size).thumb, first)
 
 
-@pytest.mark.parametrize("spoilt", ["empty", "text", "gif", "cut", "deep", "overwritten"])
+@pytest.mark.parametrize(
+    "spoilt",
+    ["empty", "text", "gif", "cut", "deep", "overwritten", "cut webp", "cut tiff", "deep tiff", "animation", "pages"],
+)
 def test_what_is_no_whole_picture_is_refused_with_a_reason(spoilt: str) -> None:
     whole = bytearray(as_jpeg(Image.effect_noise((64, 64), 50).convert("RGB")))
     overwritten = bytes(whole[:900]) + b"\xff\x00\xff\xd9" * 30 + bytes(whole[1020:])
     gif, deep = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (8, 8)).save(gif, "GIF")
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(deep, "PNG")
+    deep_tiff = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(deep_tiff, "TIFF")
     data = {
         "empty": b"",
         "text": b"no image",
@@ -191,9 +209,39 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason(spoilt: str) -> None:
         "cut": bytes(whole[:900]),
         "deep": deep.getvalue(),
         "overwritten": overwritten,
+        "cut webp": saved("WEBP", quality=90)[:-200],
+        "cut tiff": saved("TIFF", compression="tiff_lzw")[:300] + bytes(500),
+        "deep tiff": deep_tiff.getvalue(),
+        "animation": saved("WEBP", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+        "pages": saved("TIFF", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
     }[spoilt]
     with pytest.raises(BadImageError, match=r"\w"):
         store_image(data, size=32)
+
+
+def saved(format_: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture(0, 64, 64)).save(file, format_, **options)
+    return file.getvalue()
+
+
+def webp(kind: bytes, width: int, height: int) -> bytes:
+    """The header of a WebP of so many pixels: lossy, lossless or extended."""
+    if kind == b"VP8 ":
+        sizes = bytes([0x30, 1, 0, 0x9D, 1, 0x2A]) + struct.pack("<HH", width, height)
+    elif kind == b"VP8L":
+        sizes = b"\x2f" + struct.pack("<I", width - 1 | height - 1 << 14)
+    else:
+        sizes = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunk = kind + struct.pack("<I", 500) + sizes + bytes(500)
+    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+
+
+def tiff(width: int, height: int) -> bytes:
+    """A TIFF whose first directory says so many pixels, in one strip of a few bytes."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, 4)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<II", 12, 0) + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 def png(width: int, height: int) -> bytes:
@@ -232,6 +280,11 @@ ADOBE = b"\xff\xee" + struct.pack(">H", 14) + b"Adobe" + bytes([0, 100, 0, 0, 0,
         png(12_000, 9_000),
         bmp(20_000, 20_000),
         bmp(10_001, 10_000),
+        webp(b"VP8 ", 16_000, 16_000),
+        webp(b"VP8L", 10_001, 10_000),
+        webp(b"VP8X", 16_000_000, 1_000),
+        tiff(60_000, 60_000),
+        tiff(10_001, 10_000),
     ],
 )
 def test_a_bomb_is_refused_by_its_header_alone(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +294,7 @@ def test_a_bomb_is_refused_by_its_header_alone(data: bytes, monkeypatch: pytest.
         store_image(data, size=64)
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
 def test_an_image_of_just_as_many_pixels_as_are_accepted_is_taken(
     format_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,3 +305,42 @@ def test_an_image_of_just_as_many_pixels_as_are_accepted_is_taken(
     assert store_image(file.getvalue(), size=32).width == 70
     with pytest.raises(BadImageError, match="70 x 61 pixels: more than"):
         store_image(larger.getvalue(), size=32)
+
+
+def test_the_limit_may_be_raised_above_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    data = bmp(20_000, 20_000)
+    with pytest.raises(BadImageError, match="more than the 399,999,999 accepted"):
+        images.store_image(data, size=32, fit="squash", quality=96, subsampling="4:2:0", max_pixels=399_999_999)
+    assert images._read_header(data, 400_000_000).width == 20_000
+
+
+def test_memory_that_does_not_suffice_is_a_reason_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(stage, "store_image", exhausted)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(as_jpeg(Image.fromarray(picture(0, 64, 64))))
+    with pytest.raises(BadImageError, match="memory does not suffice"):
+        stage.read_image(path, ENCODING)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs FIFOs and sockets")
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "folder", "huge"])
+def test_what_is_no_regular_file_or_larger_than_its_pixels_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listening.bind(str(path))
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.touch()
+            os.truncate(path, 2**40)  # a sparse file
+        with pytest.raises(BadImageError, match=r"not a regular file|Is a directory|more than the pixels accepted"):
+            stage.read_image(path, ENCODING)

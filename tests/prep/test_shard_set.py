@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -349,3 +350,28 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(
     assert not (tmp_path / "set").exists()
     build(config_of(downloads, tmp_path / "set"))
     assert digest(tmp_path / "set") == digest(shard_folder)
+
+
+@pytest.mark.parametrize(("most", "name"), [(2_000, "samples.parquet"), (60_000, "overview.png")])
+def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(
+    config: PrepConfig, partial: Path, shard_folder: Path, most: int, name: str
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            build(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(partial / name)
+    assert not list(partial.rglob("*.tmp"))
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)
+
+
+def test_a_manifest_that_cannot_be_used_does_not_stop_a_build(
+    config: PrepConfig, partial: Path, shard_folder: Path
+) -> None:
+    (partial / "manifest.json").write_text('{"schema_version": 2}')
+    build(config)
+    assert digest(Path(config.out)) == digest(shard_folder)

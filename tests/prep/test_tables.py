@@ -1,10 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from configs.errors import UserError
-from prep.tables import merged_table, read_2019, read_2020
+from prep.tables import merged_table, read_2019, read_2020, read_duplicate_pairs
 
 
 def test_the_real_tables_merge_to_the_known_counts(isic_sample: Path) -> None:
@@ -57,12 +58,7 @@ def edited(downloads: tuple[Path, Path], tmp_path: Path, name: str, old: str, ne
         ("train.csv", "60.0", "old", "column age_approx: 'old'"),
         ("train.csv", "male", "m", "column sex: 'm'"),
         ("train.csv", "ISIC_0000003,", ",", "an image name in every row"),
-        (
-            "train.csv",
-            "ISIC_0000003,",
-            "ISIC_0000003.jpg,",
-            "'ISIC_0000003.jpg', wanted a name of letters, digits, - and _",
-        ),
+        ("train.csv", "ISIC_0000003,", "ISIC 3.jpg,", "'ISIC 3.jpg', wanted a name of letters, digits, - and _"),
         ("train.csv", "ISIC_0000003,", "ISIC_0000004,", "image_name: 'ISIC_0000004', wanted each name once"),
         ("test.csv", "sex,", "gender,", "lacks the column sex"),
     ],
@@ -124,3 +120,58 @@ def test_blank_lines_and_another_order_of_the_tables_do_not_change_the_line_that
 def test_no_such_folder_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--isic2020 .*: no such folder"):
         merged_table(tmp_path / "nowhere", None)
+
+
+def in_excel(csv: Path) -> None:
+    text = csv.read_text().replace(",", ";").replace("60.0", "60,0")
+    csv.write_bytes(text.encode("utf-16"))
+
+
+def with_endings(csv: Path) -> None:
+    header, *lines = csv.read_text().splitlines()
+    names = [line.replace(",", (".jpg,", ".JPEG,", ".webp,")[number % 3], 1) for number, line in enumerate(lines)]
+    csv.write_text("\n".join([header, *names]) + "\n")
+
+
+def with_a_hint(csv: Path) -> None:
+    csv.write_text("sep=,\r\n" + csv.read_text())
+
+
+def in_capitals(csv: Path) -> None:
+    header, rest = csv.read_text().split("\n", 1)
+    csv.write_text(" ,".join(name.replace("_", " ").title() for name in header.split(",")) + "\n" + rest)
+
+
+@pytest.mark.parametrize("change", [in_excel, with_endings, with_a_hint, in_capitals])
+def test_tables_that_a_spreadsheet_or_a_hand_changed_give_the_same_rows(
+    change: Callable[[Path], None], downloads: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text((downloads[0] / name).read_text())
+        change(tmp_path / name)
+    wanted, found = (merged_table(folder, None).drop(columns="folder") for folder in (downloads[0], tmp_path))
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_official_pairs_are_found_by_names_with_endings(tmp_path: Path) -> None:
+    (tmp_path / "ISIC_2020_Training_Duplicates.csv").write_text("image_name_1,image_name_2\nISIC_1.jpg,ISIC_2.jpg\n")
+    assert read_duplicate_pairs(tmp_path).to_numpy().tolist() == [["ISIC_1", "ISIC_2"]]
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "2"])
+def test_a_wrong_target_is_shown_as_it_is_written(downloads: tuple[Path, Path], tmp_path: Path, value: str) -> None:
+    folder = edited(downloads, tmp_path, "train.csv", "nevus,benign,0", f"nevus,benign,{value}")
+    with pytest.raises(UserError, match=f"column target: '{value}', wanted 0 or 1"):
+        read_2020(folder)
+
+
+def test_two_names_that_differ_in_their_ending_alone_are_refused(downloads: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = edited(downloads, tmp_path, "train.csv", "ISIC_0000003,", "ISIC_0000002.jpg,")
+    with pytest.raises(UserError, match=r"image_name: 'ISIC_0000002\.jpg', wanted each name once"):
+        read_2020(folder)
+
+
+def test_the_nearest_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "isic2020").mkdir()
+    with pytest.raises(UserError, match=r"--isic2020 .*: no such folder; did you mean .*isic2020\?"):
+        merged_table(tmp_path / "isic202", None)

@@ -1,6 +1,5 @@
 """--compare: other folds are recognised by their rows, and compared on the same images."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import infer
 import train
 from configs.errors import UserError
 from configs.prep import PrepConfig
+from engine.judging import OOF, SCHEMA_VERSION, write_record, write_table
 from prep.build import build
 from report.case import Case
 from report.compared import comparisons
@@ -23,11 +23,15 @@ from report.sections import leaks, shortcuts
 def judged_elsewhere(folder: Path, rows: pd.DataFrame, fold: np.ndarray) -> str:
     """A folder as infer.py --ensemble writes it: the targets and noise, under another assignment of folds."""
     folder.mkdir()
-    (folder / "ensemble.json").write_text(json.dumps({"schema_version": 1}))
     noise = np.random.default_rng(1).random(len(rows))
     table = rows[["key", "target"]].assign(fold=fold, raw=(rows["target"] + noise) / 2)
-    table.to_parquet(folder / "oof.parquet")
+    written(folder, table)
     return str(folder)
+
+
+def written(folder: Path, table: pd.DataFrame) -> None:
+    write_table(table, folder / OOF)
+    write_record({"schema_version": SCHEMA_VERSION}, folder)
 
 
 @pytest.fixture
@@ -79,15 +83,18 @@ def broken(folder: Path, how: str) -> None:
     if how == "missing":
         (folder / "ensemble.json").unlink()
     elif how == "other images":
-        table.assign(key="x" + table["key"]).to_parquet(folder / "oof.parquet")
+        written(folder, table.assign(key="x" + table["key"]))
+    elif how == "other targets":
+        written(folder, table.assign(target=1 - table["target"]))
     else:
-        table.assign(target=1 - table["target"]).to_parquet(folder / "oof.parquet")
+        table.assign(raw=0.5).to_parquet(folder / "oof.parquet")
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("missing", "cannot be read"),
+        ("missing", "does not exist"),
+        ("changed by hand", "missing or damaged"),
         ("other images", "no image that this report has judged"),
         ("other targets", "images have another target there"),
     ],
@@ -97,7 +104,7 @@ def test_a_folder_of_something_else_is_refused(
 ) -> None:
     folder = judged_elsewhere(tmp_path / "other", rows, np.arange(len(rows)) % 3)
     broken(tmp_path / "other", how)
-    with pytest.raises(UserError, match=f"--compare .*other.*{said}"):
+    with pytest.raises(UserError, match=f"other.*{said}"):
         comparisons(made_up(synthetic_shards, compare=[folder]), "random")
 
 
