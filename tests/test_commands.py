@@ -132,6 +132,6 @@ def test_a_bad_image_ends_prep_in_one_line_without_a_set(downloads: tuple[Path, 
     (folder / "jpeg" / "train" / "ISIC_0000005.jpg").write_bytes(b"GIF89a, perhaps")
     done = run("prep/shard.py", "--isic2020", str(folder), "--out", str(tmp_path / "set"), "--folds", "2")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "ISIC_0000005.jpg: not an image, or none of JPEG, PNG and BMP; all of them are in" in done.stderr
+    assert "ISIC_0000005.jpg: not an image, or none of JPEG, PNG, BMP, WebP and TIFF; all of them are in" in done.stderr
     assert not (tmp_path / "set").exists()
     assert not list((tmp_path / "set.partial").glob("*.tmp"))

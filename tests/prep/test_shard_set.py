@@ -265,14 +265,14 @@ def test_a_file_without_read_rights_is_said_and_read_once_it_may_be(
 ) -> None:
     import prep.stage as staging
 
-    read_bytes = staging.read_bytes
+    read_regular = staging.read_regular
 
-    def locked(path: str) -> bytes:
+    def locked(path: str, most: int) -> bytes:
         if path.endswith("ISIC_0000009.jpg"):
             raise PermissionError(13, "Permission denied", path)
-        return read_bytes(path)
+        return read_regular(path, most)
 
-    monkeypatch.setattr(staging, "read_bytes", locked)
+    monkeypatch.setattr(staging, "read_regular", locked)
     with pytest.raises(UserError, match=r"ISIC_0000009\.jpg: cannot be read: Permission denied"):
         build(config)
     monkeypatch.undo()
