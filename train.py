@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.cli import run_command
+from configs.files import only_writer
 from configs.grid import parse_grid
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from configs.schema import TrainConfig
     from engine.run import Run
 
@@ -31,9 +34,8 @@ def main(argv: Sequence[str]) -> None:
     from engine.interrupt import Stopped
     from engine.memory import explained_memory
     from engine.records import CURVES, member_folder
-    from engine.run import is_finished, open_run
+    from engine.run import LOCK, is_finished, open_run
     from engine.tune import tune
-    from report.figures import member_curves
     from report.table import print_table
 
     with joined_ranks(configs[0].device, timeout=configs[0].timeout) as ranks:
@@ -46,8 +48,9 @@ def main(argv: Sequence[str]) -> None:
                         with open_run(config, ranks) as run:
                             fit(run)
                 folder = member_folder(config)
-                if ranks.first and not (folder / CURVES).is_file():
-                    member_curves(folder, folder / CURVES)
+                if ranks.first and not (folder / CURVES).is_file():  # of a member that was finished before
+                    with only_writer(folder / LOCK):
+                        draw_curves(folder)
         except Stopped:
             return
         if len(configs) > 1 and ranks.first:
@@ -55,7 +58,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def fit(run: Run) -> None:
-    """Train and validate until the last epoch, or until nothing has improved for `patience` epochs."""
+    """Train and validate until the last epoch, or until nothing has improved for `patience` epochs.
+
+    Trains nothing where another process has finished the member since it was looked for.
+    """
+    fed = ""
     while not run.state.finished:
         epoch = run.state.epoch
         trained, fed = train_epoch(run)
@@ -63,9 +70,20 @@ def fit(run: Run) -> None:
         best = run.end_epoch(predictions, {**trained, **metrics})
         run.say(summary(run.config, epoch, trained, metrics, best=best))
     run.write_results()
-    run.say(fed)
+    if run.ranks.first:
+        draw_curves(run.folder)
+    if fed:
+        run.say(fed)
     run.say(f"{run.folder}: {run.state.best_words(run.config.monitor)}")
     run.stop.check()  # a signal that arrives after the last batch still ends a grid
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw training_curves.png from a member's metrics.jsonl; only while no other process writes there."""
+    from engine.records import CURVES  # matplotlib is slow to import
+    from report.figures import member_curves
+
+    member_curves(folder, folder / CURVES)
 
 
 def train_epoch(run: Run) -> tuple[dict[str, float], str]:

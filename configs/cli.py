@@ -41,7 +41,7 @@ class _OneLineParser(ArgumentParser):
     settings: dict[str, Any]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        reason = " ".join(str(message).split())
+        reason = " ".join(str(message).split()).replace(' in "<unicode string>"', "")
         raise UserError(f"{reason}{_nearest_in(reason, self.settings)} (see {self.prog} --help)") from ex
 
 
@@ -57,10 +57,28 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     _require_options(argv, parser.settings, prog)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(kind, fail_untyped=True)
-    options: Any = parser.parse_args(_spelled_out(kind, argv))
+    options: Any = _parsed(parser, _spelled_out(kind, argv))
     settings = vars(parser.instantiate(options))
     del settings["config"]
     return kind(**settings)
+
+
+def _parsed(parser: _OneLineParser, words: Sequence[str]) -> Any:
+    """What the parser makes of `words`. Raises UserError, which names the --config file if one of them is at fault."""
+    try:
+        return parser.parse_args(words)
+    except (UserError, UnicodeDecodeError):
+        for option, value in pairwise([*words, ""]):
+            name, _, path = option.partition("=")
+            if name == "--config":
+                file = path or value
+                try:
+                    parser.parse_args([f"--config={file}"])
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+                except UserError as error:
+                    raise UserError(str(error) if file in str(error) else f"{file}: {error}") from error
+        raise
 
 
 def _settings(kind: type[Any], group: str = "") -> dict[str, Any]:

@@ -19,6 +19,12 @@ _YOUNG, _OLD = 2, 24 * 3600  # seconds: its writer may not have locked it yet; n
 _LOCK_SECONDS = 2.0  # the kernel frees the memory of a process that was killed before it frees its locks
 
 
+def is_there(path: Path) -> bool:
+    """Whether something has the name `path`, also a pipe or a broken link: not to be passed over as if it were missing,
+    but left to the reader, which refuses it."""
+    return os.path.lexists(path)
+
+
 @contextmanager
 def written_whole(path: Path, *, fsync: bool = False, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write. It takes the name `path` when the block ends normally; otherwise it is removed, and a file that

@@ -17,6 +17,7 @@ from configs.schema import InferConfig, MetaKind
 from engine.card import model_card
 from engine.judging import OOF, write_record
 from engine.predictor import SUMS, open_predictor
+from engine.tables import write_table
 from models.losses import Objective
 from prep.files import file_sha256
 from prep.metadata import FEATURES
@@ -42,7 +43,7 @@ def export_bundle(config: InferConfig) -> None:
         onnx = partial / f"{member.name}.onnx"
         export_onnx(network, loaded.objective, size=member.size, meta=member.meta, path=onnx)
         print(f"{member.name}: exported")
-    predictor.oof.drop(columns=["key", "group"], errors="ignore").to_parquet(partial / OOF, index=False)
+    write_table(predictor.oof.drop(columns=["key", "group"], errors="ignore"), partial / OOF)
     write_record(predictor.record, partial)
     (partial / CARD).write_text(model_card(predictor))
     sums = [f"{file_sha256(path)}  {path.name}" for path in sorted(partial.iterdir())]

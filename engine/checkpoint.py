@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.files import written_whole
+from configs.files import is_there, written_whole
 from configs.schema import MetaKind, TrainConfig
 from engine.evaluate import Predictions
 from engine.state import RunState
@@ -91,7 +91,7 @@ def saved_run(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> dict[
     Raises UserError, naming both values, if it was made with other settings or facts.
     """
     path = folder / LAST
-    if config.resume == "never" or not path.exists():
+    if config.resume == "never" or not is_there(path):
         return None
     saved = read_checkpoint(path)
     then, now = _flat({**saved["config"], **saved["facts"]}), _flat({**asdict(config), **facts})

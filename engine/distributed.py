@@ -141,7 +141,8 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"], *, timeout: float = TIM
         yield ranks
         return
     wait = timedelta(minutes=timeout)
-    pulse = Pulse(_shared_store(launch, wait), ranks.rank, ranks.world_size)
+    holder = "the launcher" if _launcher_holds_store() else "rank 0"
+    pulse = Pulse(_shared_store(launch, wait), ranks.rank, ranks.world_size, holder)
     # After an error the group is not destroyed: that would wait for peers which wait for this rank. This process ends,
     # and torchrun ends the others.
     try:
@@ -163,7 +164,7 @@ def _shared_store(launch: Launch, wait: timedelta) -> Store:
     """The key-value store that all ranks share. Raises UserError if the launcher that holds it is gone."""
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it is there already: a refusal is final
+        if _launcher_holds_store():  # it is there already: a refusal is final
             socket.create_connection(address, timeout=wait.total_seconds()).close()
         store, _, _ = next(rendezvous("env://", launch.rank, launch.world_size, timeout=wait))
     except (OSError, RuntimeError, ValueError) as error:
@@ -173,6 +174,11 @@ def _shared_store(launch: Launch, wait: timedelta) -> Store:
         ) from error
     # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died.
     return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _launcher_holds_store() -> bool:
+    """Whether torchrun holds the store of its ranks, and not the first of them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _join(store: Store, ranks: Ranks, wait: timedelta) -> dist.ProcessGroup:

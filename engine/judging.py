@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
@@ -20,6 +19,7 @@ from engine.inference import Found, Inference, Pass
 from engine.members import Member
 from engine.picture_statistics import STATISTICS
 from engine.records import versions
+from engine.tables import read_table, write_table
 from evaluation import shipped
 from evaluation.discrimination import Floats
 from evaluation.familiarity import Familiarity
@@ -213,21 +213,6 @@ def record_sha256(record: dict[str, Any]) -> str:
     """SHA-256 of a record's content, except for the field that holds it."""
     content = {name: value for name, value in record.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table of predictions, each page of it compared with its checksum. Raises UserError if it is damaged."""
-    try:
-        return pd.read_parquet(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise UserError(f"{path} is missing or damaged ({type(error).__name__}): make it again") from error
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a parquet file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
-        table.to_parquet(file, index=False, write_page_checksum=True)
 
 
 def _familiarity(oof: OutOfFold, found: Sequence[Found]) -> Familiarity | None:

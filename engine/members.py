@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from configs.errors import UserError
+from configs.files import is_there
 from configs.schema import Checkpoint, MetaKind
 from engine.checkpoint import BEST, LAST, digests, read_checkpoint
 from engine.network import rebuilt_network
@@ -70,9 +71,7 @@ def find_members(runs: Path) -> list[Member]:
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder; give the folder that train.py --out wrote")
     folders = [path.parent for path in sorted(runs.rglob(SETTINGS))]
-    members = [
-        _described(folder, runs) for folder in folders if any((folder / name).is_file() for name in (LAST, BEST))
-    ]
+    members = [_described(folder, runs) for folder in folders if any(is_there(folder / name) for name in (LAST, BEST))]
     if not members:
         raise UserError(
             f"no trained member ({SETTINGS} beside {LAST}) below {runs}: train one with train.py --out {runs}"
@@ -127,11 +126,11 @@ def load_member(member: Member, checkpoint: Checkpoint, device: torch.device) ->
     a checkpoint does not belong to the member's config.yaml.
     """
     last, best = member.folder / LAST, member.folder / BEST
-    state: dict[str, Any] = read_checkpoint(last) if last.is_file() else {"finished": False}
+    state: dict[str, Any] = read_checkpoint(last) if is_there(last) else {"finished": False}
     finished = bool(state["finished"])
     path = last if finished and (checkpoint == "last" or member.fold is None) else best
     if path == best:
-        if not best.is_file():
+        if not is_there(best):
             raise UserError(f"{member.folder} is not finished and has no {BEST}: finish it, or move it out of --runs")
         state = read_checkpoint(best)
     then = {**state["facts"], **{name: state["config"].get(name) for name in ("backbone", "fold")}}
@@ -163,7 +162,7 @@ def within_memory(members: Sequence[Member], budget: int) -> list[list[Member]]:
     left = 0
     for member in members:
         files = [member.folder / name for name in (LAST, BEST) if (member.folder / name).is_file()]
-        needed = min(file.stat().st_size for file in files)
+        needed = min((file.stat().st_size for file in files), default=0)
         if not groups or needed > left:
             groups.append([])
             left = budget

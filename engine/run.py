@@ -32,7 +32,7 @@ from engine.distributed import Ranks
 from engine.evaluate import Predictions, predict
 from engine.interrupt import Stopped, StopRequest
 from engine.progress import EpochProgress
-from engine.records import CURVES, Records, member_folder
+from engine.records import CURVES, METRICS, SETTINGS, Records, member_folder
 from engine.state import RunState
 from engine.trainer import Trainer, build_trainer
 from engine.tune import chosen_way
@@ -164,6 +164,13 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
     return best is not None
 
 
+def _require_files(folder: Path) -> None:
+    """Raise UserError if something else than a file has the name of one: to write to a pipe would wait for ever."""
+    for path in sorted(folder.iterdir()):
+        if path.name in (LAST, BEST, OOF, CURVES, SETTINGS, METRICS) and not path.is_file():
+            raise UserError(f"{path} is not a regular file: remove it, then run the same command again")
+
+
 @contextmanager
 def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
     """Open the run of a member that is not finished, at the last saved step if there is one.
@@ -180,6 +187,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             remarks = [resources.enter_context(only_writer(folder / LOCK))]
             for leftover in folder.glob("*.tmp"):  # of a process that was killed
                 leftover.unlink()
+            _require_files(folder)
         facts = run_facts(config, samples.shards.manifest)
         saved = ranks.from_first(lambda: saved_run(folder, config, facts))
         if saved and ranks.first:

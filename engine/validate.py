@@ -3,12 +3,12 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from configs.files import written_whole
 from engine.checkpoint import BEST, LAST, lost_best, read_checkpoint
 from engine.evaluate import Predictions
+from engine.tables import write_table
 from evaluation.discrimination import auc, log_loss, sensitivity, source_aucs, specificity
 from loaders.shards import ShardSet
 from prep.diagnosis import CLASSES
@@ -47,9 +47,9 @@ def write_oof(folder: Path, shards: ShardSet) -> str | None:
     best = {"validation_index": index[:0], "validation": index[:0]} if lost else read_checkpoint(folder / BEST)
     # A sample found corrupt after the best epoch has a prediction there and none in the last epoch, and vice versa.
     chosen = dict(zip(best["validation_index"].tolist(), best["validation"].tolist(), strict=True))
-    table = pa.table(
+    table = pd.DataFrame(
         {
-            "key": shards.key.take(pa.array(index)),
+            "key": shards.key.take(pa.array(index)).to_pandas(),
             "source": shards.source[index],
             "fold": shards.fold[index],
             "target": shards.target[index],
@@ -57,6 +57,5 @@ def write_oof(folder: Path, shards: ShardSet) -> str | None:
             "pred_best": [chosen.get(number, math.nan) for number in index.tolist()],
         }
     )
-    with written_whole(folder / OOF) as file:
-        pq.write_table(table, file, write_page_checksum=True)
+    write_table(table, folder / OOF)
     return lost

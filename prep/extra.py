@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from configs.csvtext import read_text
 from configs.errors import UserError, note
+from configs.files import is_there
 from prep import layout
 from prep.columns import CANCER, DIAGNOSES, EXTRA_TABLES, KEY, LESION, LINKS, PERSON_OUTSIDE, PLACES, TRUTH_OF, spelled
 from prep.csvfile import NAME, header_of, read_csv, require_rows, whole_numbers
@@ -94,7 +95,7 @@ def _classes_beside(csv: Path, rows: pd.DataFrame, headers: list[str]) -> pd.Ser
     """The class of each row by the one-hot table beside MILK10k's metadata, None where there is no such table."""
     beside = csv.with_name(csv.name.replace(*TRUTH_OF))
     lesion = header_of(headers, LESION["lesion_id"], csv)
-    if beside == csv or lesion is None or not beside.is_file():
+    if beside == csv or lesion is None or not is_there(beside):
         return None
     truth = read_text(beside)
     key = header_of(truth.columns, LESION["lesion_id"], beside)

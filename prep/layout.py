@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from configs.errors import UserError, nearest_path
+from configs.files import is_there
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -32,7 +33,7 @@ PICTURES_2019 = ("ISIC_2019_Training_Input", "train")
 
 def find_table(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of the files `names` that exists in `folder`."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return next((folder / name for name in names if is_there(folder / name)), None)
 
 
 def require_folder(folder: Path, option: str) -> None:
@@ -84,7 +85,11 @@ def _walk(folder: str) -> Iterator["os.DirEntry[str]"]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link to itself: its picture is missing
+                continue
+            if is_folder:
                 yield from _walk(entry.path)
-            elif entry.is_file():
+            elif is_file:
                 yield entry

@@ -11,11 +11,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.files import is_there
 from configs.report import ReportConfig
 from configs.schema import Combine
-from engine.judging import ENSEMBLE, OOF, PREDICTIONS, read_table
+from engine.judging import ENSEMBLE, OOF, PREDICTIONS
 from engine.members import Member, find_members, require_fit
 from engine.predictor import read_record
+from engine.tables import read_table
 from engine.validate import OOF as MEMBER_OOF
 from evaluation.discrimination import Floats
 from evaluation.judgement import Judgement, judge
@@ -115,7 +117,7 @@ def _members_own(members: Sequence[Member]) -> pd.DataFrame:
     parts: dict[str, list[pd.Series]] = {}
     for member in members:
         path = member.folder / MEMBER_OOF
-        if member.fold is not None and path.is_file():
+        if member.fold is not None and is_there(path):
             table = read_table(path)[["key", "pred_last"]]
             parts.setdefault(member.model, []).append(table.set_index("key")["pred_last"].astype("float64"))
     if not parts:

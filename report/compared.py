@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import UserError
-from engine.judging import OOF, read_table
+from engine.judging import OOF
 from engine.predictor import read_record
+from engine.tables import read_table
 from evaluation.discrimination import Bools, Estimate
 from evaluation.stratified import clustered_interval, stratified_auc
 from report.case import Case

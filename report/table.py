@@ -3,13 +3,13 @@
 from pathlib import Path
 from statistics import mean, stdev
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 from rich.table import Table
 
 from configs.console import plain_console
 from configs.schema import TrainConfig
 from engine.records import epoch_lines, member_folder
+from engine.tables import read_table
 from engine.validate import OOF
 from evaluation.discrimination import source_aucs
 
@@ -43,7 +43,7 @@ def print_table(configs: list[TrainConfig]) -> None:
 
 
 def _pooled(folders: list[Path]) -> list[str]:
-    rows = pa.concat_tables(pq.read_table(folder / OOF) for folder in folders)
+    rows = pd.concat([read_table(folder / OOF) for folder in folders])
     aucs = source_aucs(rows["target"], rows["pred_last"], rows["source"])
     return [_formatted(aucs[name]) for name in ("merged", "2020", "2019")]
 

@@ -1,6 +1,7 @@
 """A run whose files are damaged or of something else: one line that names the file, and the rest still works."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from commands import tiny
 import infer
 import train
 from configs.errors import UserError
+from configs.files import only_writer
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.predictor import read_record
 
@@ -140,3 +142,52 @@ def test_damaged_out_of_fold_scores_are_not_used(place: int, root: Path) -> None
     flip(root / "out" / "oof.parquet", place)
     with pytest.raises(UserError, match=r"oof\.parquet is missing or damaged"):
         read_record(root / "out")
+
+
+THINGS: dict[str, Callable[[Path], None]] = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a broken link": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_takes_a_checkpoints_place_is_not_passed_over(thing: str, root: Path, shard_folder: Path) -> None:
+    path = root / "runs" / "tiny" / "fold0" / "last.pt"
+    path.unlink()
+    THINGS[thing](path)
+    with pytest.raises(UserError, match=r"last\.pt cannot be read as a checkpoint"):
+        infer.main(["--runs", str(root / "runs"), "--shards", str(shard_folder), "--out", str(root / "new")])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "best.pt", "training_curves.png"])
+def test_training_does_not_wait_for_a_pipe(name: str, root: Path, shard_folder: Path) -> None:
+    folder = root / "runs" / "tiny" / "fold0"
+    saved = load_checkpoint(folder / "last.pt", CPU)
+    save_checkpoint({**saved, "finished": False}, folder / "last.pt")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name} is not a regular file: remove it"):
+        train.main(tiny(shard_folder, root / "runs", "--epochs", "2", "--patience", "0"))
+
+
+def test_a_member_that_another_process_has_just_finished_stays_as_it_is(
+    root: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "runs" / "tiny" / "fold0"
+    before = {name: (folder / name).read_bytes() for name in ("last.pt", "best.pt", "oof.parquet", "metrics.jsonl")}
+    monkeypatch.setattr("engine.run.is_finished", lambda *_: False)  # it was not, when this one looked
+    train.main(tiny(shard_folder, root / "runs", "--epochs", "2", "--patience", "0"))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_missing_curves_are_drawn_by_one_process_only(root: Path, shard_folder: Path) -> None:
+    folder = root / "runs" / "tiny" / "fold0"
+    (folder / "training_curves.png").unlink()
+    words = tiny(shard_folder, root / "runs", "--epochs", "2", "--patience", "0")
+    with only_writer(folder / "train.lock"), pytest.raises(UserError, match="another process"):
+        train.main(words)
+    train.main(words)
+    assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")

@@ -78,18 +78,24 @@ def test_ranks_end_with_a_launcher_that_is_killed(shard_folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "victim", "said"),
     [
-        (signal.SIGSTOP, "rank 1 (pid {pid} on {host}) shows no sign of life"),
-        (signal.SIGKILL, "rank 1 (pid {pid} on {host}) shows no sign of life"),
-        ("sleeps", "rank 1 (pid {pid} on {host}) is alive, but did not come to the exchange"),
+        (signal.SIGSTOP, 1, "rank 1 (pid {pid} on {host}) shows no sign of life"),
+        (signal.SIGSTOP, 0, "rank 0, which holds their store, does not answer"),
+        (signal.SIGKILL, 1, "rank 1 (pid {pid} on {host}) shows no sign of life"),
+        ("sleeps", 1, "rank 1 (pid {pid} on {host}) is alive, but did not come to the exchange"),
     ],
 )
-def test_a_rank_that_falls_silent_is_named_in_one_line(fault: signal.Signals | str, said: str, tmp_path: Path) -> None:
+def test_a_rank_that_falls_silent_is_named_in_one_line(
+    fault: signal.Signals | str, victim: int, said: str, tmp_path: Path
+) -> None:
     script = tmp_path / "waiting.py"
     script.write_text(WAITING.format(root=str(ROOT)))
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun holds it
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    if victim == 0:  # which holds it where there is no torchrun
+        del store
+        address["TORCHELASTIC_USE_AGENT_STORE"] = "False"
     processes = []
     for rank in range(3):
         numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"}
@@ -100,13 +106,14 @@ def test_a_rank_that_falls_silent_is_named_in_one_line(fault: signal.Signals | s
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "joined\n"
-    victim = processes.pop(1)
+    lost = processes.pop(victim)
     if isinstance(fault, signal.Signals):
-        victim.send_signal(fault)
+        lost.send_signal(fault)
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    victim.kill()
-    victim.communicate()
+    lost.kill()
+    lost.communicate()
     assert [process.returncode for process in processes] == [2, 2]
     lines = "".join(errors).splitlines()
-    assert len(lines) == 1
-    assert said.format(pid=victim.pid, host=socket.gethostname()) in lines[0]
+    # Where the store does not answer, nobody knows who has said it already.
+    assert len(lines) == (2 if victim == 0 else 1)
+    assert all(said.format(pid=lost.pid, host=socket.gethostname()) in line for line in lines)

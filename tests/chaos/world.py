@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -202,14 +203,17 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def _half_trained(words: Sequence[str], out: Path, log: Path) -> None:
-    """Stop a training as soon as it has saved something."""
-    child = start(train.main, words, log=log, before=partial(pin, 0))
-    while not (out / MEMBER / "last.pt").is_file():
-        time.sleep(0.002)
-    child.kill(signal.SIGTERM)
-    ended = child.wait(60)
-    if ended.code or "stopped by SIGTERM" not in ended.output:
-        raise RuntimeError(f"a training could not be stopped halfway: {ended.output}")
+    """Stop a training as soon as it has saved its best epoch so far; again, where it had finished by then."""
+    for _ in range(10):
+        child = start(train.main, [*words, "--resume", "never"], log=log, before=partial(pin, 0))
+        while not (out / MEMBER / "best.pt").is_file():
+            time.sleep(0.002)
+        child.kill(signal.SIGTERM)
+        ended = child.wait(60)
+        if not ended.code and "run the same command again" in ended.output:
+            return
+        shutil.rmtree(out)
+    raise RuntimeError(f"a training could not be stopped halfway: {ended.output}")
 
 
 def pin(slot: int) -> None:

@@ -77,6 +77,30 @@ def test_a_misspelt_key_of_a_recipe_is_named_with_the_right_one(yaml: str, said:
         grid(["--config", str(tmp_path / "mime.yaml")])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"seed: seven\n", "Got value: seven"),
+        (b"- 1\n", "Unexpected config"),
+        (b"optim:\n    ema: 0.5\n  lr: 1\n", "line 3, column 3"),
+        (b"seed: 1\x01\n", "unacceptable character"),
+        (b"seed: \xff\n", "is not UTF-8 (byte 6)"),
+    ],
+)
+@pytest.mark.parametrize("words", [["--config=good.yaml", "--config=bad.yaml"], ["--config", "bad.yaml", "--seed=1"]])
+def test_a_recipe_that_cannot_be_used_is_named(
+    content: bytes, said: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text("seed: 3\n")
+    Path("bad.yaml").write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        grid(words)
+    assert str(raised.value).startswith("bad.yaml")
+    assert said in str(raised.value)
+    assert "unicode string" not in str(raised.value)
+
+
 def test_what_is_no_option_but_looks_like_one_still_passes() -> None:
     config = parse(InferConfig, ["--prevalence", "1e-2", "--image+=a", "--image+=b"], prog="infer.py", description="")
     assert (config.prevalence, config.image) == (0.01, ["a", "b"])

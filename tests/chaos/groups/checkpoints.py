@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engine.checkpoint import save_checkpoint
 from models.backbones import create_backbone
 from tests.chaos.case import SAME, Case, Kind, Seen, crashed, judged, refused
 from tests.chaos.digests import member_digest, outputs_digest
@@ -67,15 +68,18 @@ def _not_finite(content: Content, rng: Random) -> str:
     weights = {name: value for name, value in content["model"].items() if value.is_floating_point() and value.numel()}
     name = rng.choice(sorted(weights))
     value = rng.choice([float("nan"), float("inf"), float("-inf")])
-    weights[name].view(-1)[rng.randrange(weights[name].numel())] = value
+    changed = weights[name].flatten()
+    changed[rng.randrange(len(changed))] = value
+    content["model"][name] = changed.view(weights[name].shape)
     return f"with {value} in {name}"
 
 
 def _bits(content: Content, rng: Random) -> str:
     weights = {name: value for name, value in content["model"].items() if value.dtype == torch.float32}
     name = rng.choice(sorted(weights))
-    number = weights[name].view(-1).view(torch.int32)
+    number = weights[name].flatten().view(torch.int32)
     number[rng.randrange(len(number))] ^= 1 << rng.randrange(20, 31)
+    content["model"][name] = number.view(torch.float32).view(weights[name].shape)
     return f"with a bit of {name} flipped, saved again"
 
 
@@ -94,9 +98,14 @@ CHANGES: dict[str, Callable[[Content, Random], str]] = {
 
 
 def _changed(change: Callable[[Content, Random], str], path: Path, rng: Random) -> str:
+    """Change a checkpoint's content, and save it as torch does: or, where that can still be told, with a new seal."""
     content = torch.load(path, weights_only=True)
     what = change(content, rng)
-    torch.save(content, path)
+    if change is _bits or rng.random() < 0.3:
+        torch.save(content, path)
+    else:
+        save_checkpoint(content, path)
+        what += ", sealed"
     return f"{path.name} {what}"
 
 
