@@ -70,7 +70,7 @@ def find_members(runs: Path) -> list[Member]:
     """Every member below `runs`, sorted by folder. Raises UserError if there is none."""
     if not runs.is_dir():
         raise UserError(f"--runs {runs}: no such folder; give the folder that train.py --out wrote")
-    folders = [path.parent for path in sorted(runs.rglob(SETTINGS))]
+    folders = sorted(path.parent for path in runs.rglob("*") if path.name == SETTINGS)  # broken links, too
     members = [_described(folder, runs) for folder in folders if any(is_there(folder / name) for name in (LAST, BEST))]
     if not members:
         raise UserError(
@@ -82,6 +82,8 @@ def find_members(runs: Path) -> list[Member]:
 def _described(folder: Path, runs: Path) -> Member:
     path = folder / SETTINGS
     try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise FileNotFoundError("it is no file")
         settings = yaml.safe_load(path.read_bytes())
         config, facts = settings["config"], settings["facts"]
         if not isinstance(config["backbone"], str) or type(config["fold"]) not in (int, type(None)):

@@ -154,11 +154,17 @@ THINGS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_what_takes_a_checkpoints_place_is_not_passed_over(thing: str, root: Path, shard_folder: Path) -> None:
-    path = root / "runs" / "tiny" / "fold0" / "last.pt"
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("last.pt", "cannot be read as a checkpoint"), ("config.yaml", "does not describe a member")],
+)
+def test_what_takes_a_files_place_is_not_passed_over(
+    name: str, said: str, thing: str, root: Path, shard_folder: Path
+) -> None:
+    path = root / "runs" / "tiny" / "fold0" / name
     path.unlink()
     THINGS[thing](path)
-    with pytest.raises(UserError, match=r"last\.pt cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match=rf"{name} {said}"):
         infer.main(["--runs", str(root / "runs"), "--shards", str(shard_folder), "--out", str(root / "new")])
 
 

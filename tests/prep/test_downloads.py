@@ -196,15 +196,15 @@ def test_a_name_with_two_pictures_is_refused(downloads: tuple[Path, Path], tmp_p
 def test_what_takes_a_files_place_is_not_passed_over(downloads: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "2020"
     shutil.copytree(downloads[0], folder)
-    picture, pairs = folder / "jpeg/train/ISIC_0000004.jpg", folder / "ISIC_2020_Training_Duplicates.csv"
+    picture, table = folder / "jpeg/train/ISIC_0000004.jpg", folder / "test.csv"
     picture.unlink()
     picture.symlink_to(picture.name)  # to itself
     with pytest.raises(UserError, match=r"1 of 89 images .* are missing in the folders, first ISIC_0000004"):
         read_rows(PrepConfig(isic2020=str(folder)))
-    pairs.unlink()
-    pairs.symlink_to("nowhere")
-    with pytest.raises(UserError, match=r"Duplicates\.csv does not exist"):
-        read_rows(PrepConfig(isic2020=str(folder)))
+    table.unlink()
+    table.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"test\.csv does not exist"):
+        read_rows(PrepConfig(isic2020=str(folder), missing="skip"))
 
 
 def test_an_empty_folder_names_what_was_looked_for(tmp_path: Path) -> None:
