@@ -21,7 +21,7 @@ lint: .venv/.done
 
 check: lint test
 
-.venv/.done: pyproject.toml scripts/setup
+.venv/.done: pyproject.toml requirements.lock scripts/setup
 	scripts/setup
 
 clean:
