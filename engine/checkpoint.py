@@ -109,7 +109,9 @@ def lost_best(saved: dict[str, Any], folder: Path) -> str | None:
     if saved["best"]["epoch"] < 0:
         return None
     try:
-        read_checkpoint(folder / BEST)
+        best = read_checkpoint(folder / BEST)
+        if _shapes(best["model"]) != _shapes(saved["model"]):
+            raise UserError(f"{folder / BEST} holds the weights of another network; {_remedy(folder / BEST)}")
     except UserError as error:
         return f"warning: {error}; pred_best in oof.parquet stays empty unless a later epoch is better"
     return None
@@ -211,6 +213,10 @@ def _remedy(path: Path) -> str:
     if path.name == LAST and best.is_file():
         return f"remove it and train this member again; until then infer.py predicts with {BEST} beside it"
     return "remove it or train this member again"
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in weights.items()}
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def check_shard(folder: Path, size: int, task: _Task) -> tuple[list[str], int]:
     if size_found != entry.bytes:
         found.append(f"{entry.file}: {size_found:,} bytes, the manifest says {entry.bytes:,}")
     elif hashlib.sha256(content).hexdigest() != entry.sha256:
-        found.append(f"{entry.file}: SHA-256 differs from the manifest")
+        found.append(f"{entry.file}: SHA-256 is not the one in manifest.json")
     if samples is not None:
         found += [f"{entry.file}: {line}" for line in _check_samples(content, samples, size)]
     return found, entry.samples
@@ -76,7 +76,7 @@ def _check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
         if not (folder / name).is_file():
             yield f"{name}: missing"
         elif file_sha256(folder / name) != wanted:
-            yield f"{name}: SHA-256 differs from the manifest"
+            yield f"{name}: SHA-256 is not the one in manifest.json"
     known = {*manifest.files, *(entry.file for entry in manifest.shards), "manifest.json"}
     for path in sorted(folder.iterdir()):
         if path.name not in known:

@@ -35,7 +35,7 @@ class SampleTable:
         try:
             self._seen = self._state()
             if file_sha256(self.path) != manifest.files[SAMPLES]:
-                raise UserError(f"{self.path}: SHA-256 differs from the manifest: {AGAIN}")
+                raise UserError(f"{self.path}: SHA-256 is not the one in manifest.json: {AGAIN}")
             schema, rows = pq.read_schema(self.path), pq.read_metadata(self.path).num_rows
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error

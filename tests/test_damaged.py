@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_inference_refuses_a_checkpoint_of_something_else(
     with pytest.raises(UserError, match=rf"last\.pt {message}"):
         infer.main(["--runs", str(root / "runs"), "--shards", str(shard_folder), "--out", str(root / "new")])
     assert not (root / "new").exists()
+
+
+def test_a_best_epoch_of_another_network_is_not_used(
+    root: Path, shard_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "runs" / "tiny" / "fold0"
+    last, best = (load_checkpoint(folder / name, CPU) for name in ("last.pt", "best.pt"))
+    save_checkpoint({**last, "best": {"epoch": 0, "score": 0.99}}, folder / "last.pt")
+    other_layer(best)
+    save_checkpoint(best, folder / "best.pt")
+    (folder / "oof.parquet").unlink()
+    train.main(tiny(shard_folder, root / "runs", "--epochs", "2", "--patience", "0"))
+    assert re.search(r"warning: \S+best\.pt holds the weights of another network; remove it", capsys.readouterr().out)
+    assert pd.read_parquet(folder / "oof.parquet")["pred_best"].isna().all()
 
 
 def test_training_refuses_to_continue_from_other_weights(root: Path, shard_folder: Path) -> None:

@@ -81,11 +81,11 @@ def _chosen(only: str, *, quick: bool) -> dict[str, list[Kind]]:
 
 
 def _tell(tried: Tried) -> None:
-    """A line for each case, and everything about one that went wrong."""
+    """A line for each case, and everything about one that went wrong, or whose message could be better."""
     seen = tried.seen
     mark = "  " if seen.verdict not in BAD else "! "
     print(f"{mark}{tried.attempt.name}: {seen.verdict}, {seen.words} ({tried.seconds:.1f} s)", flush=True)
-    if seen.verdict in BAD:
+    if seen.verdict in BAD or "without the name" in seen.words or "unexpected" in seen.words:
         print("    " + seen.detail.replace("\n", "\n    "), flush=True)
 
 

@@ -24,7 +24,10 @@ def member_digest(folder: Path, *, records: bool = True) -> str:
     """Of a member: the tensors of last.pt and best.pt, its out-of-fold predictions, and its records but for times."""
     found = hashlib.sha256()
     for name in ("last.pt", "best.pt"):
-        content = torch.load(folder / name, weights_only=True)
+        try:
+            content = torch.load(folder / name, weights_only=True)
+        except Exception:  # it was damaged, and left so
+            content = {}
         for part in ("model", "optimizer", "validation"):
             found.update(repr(_plain(content.get(part))).encode())
     found.update(pd.read_parquet(folder / "oof.parquet").to_csv().encode())
@@ -64,10 +67,11 @@ def csv_digest(path: Path) -> str:
 
 
 def page_digest(folder: Path) -> str:
-    """Of a report: the tables behind its figures."""
+    """Of a report: the tables behind its figures, but for commands, which name folders."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*.csv")):
-        found.update(path.name.encode() + path.read_bytes())
+        lines = [line for line in path.read_bytes().splitlines() if b"--runs" not in line]
+        found.update(path.name.encode() + b"\n".join(lines))
     return found.hexdigest()
 
 

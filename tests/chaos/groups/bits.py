@@ -55,7 +55,9 @@ def _resume(file: str, way: str, case: Case) -> Seen:
     # A changed digit in the records cannot be told: they must not change what is learnt.
     weights = file == "metrics.jsonl"
     same = partial(_same_member, case, out, records=not weights)
-    return judged(ended, f"{what}; train again", same=same, name=file)
+    # A best.pt that is lost leaves pred_best empty, and training says so.
+    said = "warning: " if file == "best.pt" else ""
+    return judged(ended, f"{what}; train again", same=same, name=file, said=said)
 
 
 def _lesion(file: str, way: str, case: Case) -> Seen:

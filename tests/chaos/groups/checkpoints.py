@@ -124,7 +124,9 @@ def _resume(change: Callable[[Content, Random], str], case: Case) -> Seen:
     what = _changed(change, out / MEMBER / name, case.rng)
     ended = case.run("train", *train_words(case.world.shards, out))
     same = lambda: member_digest(out / MEMBER) == case.world.digests["train"]  # noqa: E731
-    return judged(ended, f"{what}; train again", same=same, name=name)
+    # A best.pt that is lost leaves pred_best empty, and training says so.
+    said = "warning: " if name == "best.pt" else ""
+    return judged(ended, f"{what}; train again", same=same, name=name, said=said)
 
 
 def _weights(form: str, case: Case) -> Seen:

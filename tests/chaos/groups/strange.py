@@ -94,7 +94,7 @@ def _instead(thing: str, case: Case) -> Seen:
     if thing == "nothing" and reader in ("infer", "prep", "resume") and ended.code == 0:
         # A member, a test table or a checkpoint that is not there at all is no damage.
         return Seen(verdict="ok", words="gone, and done without it", detail=str(path))
-    return judged(ended, f"{path.name} is {thing}; {reader}", same=same, name=path.name)
+    return judged(ended, f"{path.name} is {thing}; {reader}", same=same, name=path.name.removesuffix(".jpg"))
 
 
 def _picture(thing: str, case: Case) -> Seen:
