@@ -7,9 +7,8 @@ from pathlib import Path
 
 from configs.cli import parse, values_of, with_recipe
 from configs.errors import UserError
+from configs.prep import MOST_FOLDS
 from configs.schema import TrainConfig
-
-_MOST_FOLDS = 100
 
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
@@ -50,6 +49,6 @@ def _folds_of(shards: Path) -> int:
             folds = 1 + max(int(row["fold"]) for row in json.loads(path.read_text())["counts"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{shards} holds no shard set whose folds can be counted ({error}): check --shards") from error
-    if not 1 <= folds <= _MOST_FOLDS:
+    if not 1 <= folds <= MOST_FOLDS:
         raise UserError(f"{shards} holds no shard set whose folds can be counted ({folds} folds): check --shards")
     return folds

@@ -10,6 +10,7 @@ Fit = Literal["squash", "crop", "pad"]
 Subsampling = Literal["4:2:0", "4:4:4"]
 DuplicatePolicy = Literal["drop", "group", "keep"]
 FoldScheme = Literal["grouped", "random"]
+MOST_FOLDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class _Common:
     """Folder of the ISIC 2020 download: Kaggle's layout, the ISIC archive's, or a resized set's."""
     isic2019: str | None = None
     """Folder of the ISIC 2019 download: the challenge's two tables and its images, flat or in class folders."""
-    folds: int = ranged(5, low=2, high=100)
+    folds: int = ranged(5, low=2, high=MOST_FOLDS)
     """Number of cross-validation folds (2 to 100), unless prep/shard.py gets a --folds-file."""
     seed: int = ranged(0, low=0)
     """Seed of the fold assignment and of the order of the samples."""

@@ -7,11 +7,10 @@ from reprlib import repr as shortened
 from typing import Any, get_args
 
 from configs.errors import UserError
-from configs.prep import Fit, Subsampling
+from configs.prep import MOST_FOLDS, Fit, Subsampling
 
 SPLITS = ("train", "test", "extra")
 SOURCES = (0, 2019, 2020)
-MOST_FOLDS = 100
 _AGAIN = "build the shard set again"
 
 

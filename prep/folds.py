@@ -8,13 +8,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from configs.errors import UserError, note
-from configs.prep import FoldScheme, PrepConfig
+from configs.prep import MOST_FOLDS, FoldScheme, PrepConfig
 from prep import duplicates
 from prep.columns import FOLD, KEY
 from prep.csvfile import read_csv, whole_numbers
 from prep.tables import OUTSIDE, UNNAMED
 
-MOST_FOLDS = 100
 _ARCHIVES = ("BCN", "HAM", "MSK")
 
 

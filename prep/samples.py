@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.prep import MOST_FOLDS
 from configs.schema import MetaKind
-from prep.fields import MOST_FOLDS, SOURCES, SPLITS
+from prep.fields import SOURCES, SPLITS
 from prep.files import file_sha256
 from prep.manifest import AGAIN, SAMPLE_SCHEMA, SAMPLES, Manifest, count_rows, labels_digest
 from prep.metadata import FEATURES

@@ -8,14 +8,13 @@ import pandas as pd
 
 from configs.colours import COLOURS, INK, MUTED
 from evaluation.discrimination import wilson_interval
+from evaluation.subgroups import AGE_BANDS, MISSING, age_bands
 from report.case import Case
 from report.gallery import gallery, pixels
 from report.page import Cell, Picture, Section, Table
 from report.style import finish, panels
 
 _SHOWN = 6  # pictures in a line
-AGES = {"<30": 30.0, "30-44": 45.0, "45-59": 60.0, "60-74": 75.0, "75+": 200.0}
-"""Bands of age by their upper end in years, which they do not include."""
 
 
 def section(case: Case) -> Section:
@@ -45,18 +44,10 @@ def source_name(source: int) -> str:
     return str(source or "outside")
 
 
-def age_bands(age: pd.Series) -> pd.Series:
-    """The name of the band of AGES of each age in years, "missing" where there is none."""
-    cut = pd.cut(age, [-1.0, *AGES.values()], right=False, labels=list(AGES))
-    return cut.astype("object").fillna("missing")
-
-
 def in_order(values: pd.Series) -> list[str]:
     """The distinct values: bands of age from young to old, others by name, "missing" last."""
-    bands = list(AGES)
-    return sorted(
-        values.unique(), key=lambda name: (name == "missing", bands.index(name) if name in bands else 0, name)
-    )
+    bands = AGE_BANDS
+    return sorted(values.unique(), key=lambda name: (name == MISSING, bands.index(name) if name in bands else 0, name))
 
 
 def _by_source(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -128,7 +119,7 @@ def metadata_analysis(rows: pd.DataFrame) -> Picture:
     axes[0].legend(frameon=False, fontsize=8)
     finish(axes[0], "age, share of each class", "years")
     for axis, values, title in (
-        (axes[1], age_bands(rows["age"]), "melanoma by age"),
+        (axes[1], pd.Series(age_bands(rows["age"]), rows.index), "melanoma by age"),
         (axes[2], rows["sex"], "melanoma by sex"),
         (axes[3], rows["site"], "melanoma by site"),
     ):

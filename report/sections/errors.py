@@ -8,12 +8,13 @@ import pandas as pd
 from configs.colours import COLOURS, INK, MUTED
 from evaluation.discrimination import Bools, Floats, wilson_interval
 from evaluation.operating import OperatingPoint
+from evaluation.subgroups import age_bands
 from evaluation.table import Whole
 from prep.diagnosis import CLASSES
 from report.case import Case
 from report.gallery import gallery, pixels
 from report.page import Cell, Picture, Section, Table
-from report.sections.data import age_bands, in_order, source_name
+from report.sections.data import in_order, source_name
 from report.style import finish, panels
 
 _SHOWN = 12
@@ -53,7 +54,7 @@ def error_analysis(
     fifths = [f"{low:.3f} to {high:.3f}" for low, high in pairwise(edges)] or ["all"]
     which = np.searchsorted(edges[1:-1], probability, side="right")
     shown = {
-        "age": age_bands(rows["age"]),
+        "age": pd.Series(age_bands(rows["age"])),
         "sex": rows["sex"].fillna("missing"),
         "site": rows["site"].fillna("missing"),
         "probability": pd.Series([fifths[each] for each in which]),
