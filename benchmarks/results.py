@@ -45,6 +45,7 @@ _OTHERS = {
     "demo": "The demo",
     "prep": "Prep beside a bare loop",
     "inference": "Inference beside its bare forward passes",
+    "recipe": "Our augmentation beside the reference recipe's",
 }
 
 
