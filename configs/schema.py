@@ -13,6 +13,7 @@ Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
 OnBad = Literal["fail", "substitute"]
 MetaKind = Literal["clinical", "reference"]
 Target = Literal["melanoma", "diagnosis"]
+Border = Literal["reflect", "edge", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Inputs = Literal["both", "image", "meta"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -40,6 +41,9 @@ class AugmentConfig:
     """Largest relative change of scale (0 to 0.9)."""
     rotate: float = ranged(45.0, low=0, high=180)
     """Largest rotation, in degrees (0 to 180)."""
+    border: Border = "constant"
+    """What ShiftScaleRotate shows outside the image: its mirror image (reflect), its outermost pixels (edge), or black
+    (constant)."""
     hue_saturation_value: float = ranged(0.5, low=0, high=1)
     """Probability of HueSaturationValue."""
     hue: float = ranged(20.0, low=0, high=180)

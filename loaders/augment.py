@@ -38,7 +38,7 @@ class AugmentParams:
     """What to do with each of B images of `size` x `size` pixels.
 
     affine: float32 [B, 2, 3], from an output point to the input point to show there; both in pixels from the
-        image's centre, x to the right and y down. Points outside are black.
+        image's centre, x to the right and y down. What lies outside is up to AugmentConfig.border.
     symmetry: int8 [B], the code of loaders/symmetry.py where the affine is only flips and quarter turns, so that a
         renderer can copy pixels instead of warping; -1 elsewhere.
     colour: float32 [B, 3, 4], from (r, g, b, 1) to (r, g, b) on the scale 0..255.

@@ -16,6 +16,7 @@ import torch
 import torch.utils.dlpack
 
 from configs.errors import UserError
+from configs.schema import Border
 from loaders.augment import AugmentParams
 from loaders.request import Request
 from loaders.source import Source
@@ -36,6 +37,7 @@ class DaliPipeline:
     decode: "cpu" or "mixed" for JPEG bytes; None for decoded images, which are on the device type `pixels_on`.
     augment: whether it warps, recolours and cuts out, on `device`; the CPU version of that graph is for comparison
     only, because DALI's CPU warp is far too slow for training.
+    border: that of every request it augments.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class DaliPipeline:
         *,
         decode: Literal["cpu", "mixed"] | None,
         augment: bool,
+        border: Border = "constant",
         device: torch.device,
         threads: int,
         prefetch: int,
@@ -70,7 +73,7 @@ class DaliPipeline:
                 images = _fed_pixels(self._next_images, pixels_on, device)
             else:
                 images = _decoded(self._next_images, decode, device, hw_decoder_load, source.shards.size)
-            self._pipeline.set_outputs(_augmented(images, self._next_params) if augment else images)
+            self._pipeline.set_outputs(_augmented(images, self._next_params, border) if augment else images)
         self._pipeline.build()
         self._inputs: Iterator[tuple[Request, Any]] = iter(())
         self._images: deque[Any] = deque()
@@ -205,11 +208,23 @@ def _fed_pixels(pixels: Callable[[], Any], pixels_on: str, device: torch.device)
     return images.gpu() if device.type == "cuda" and place == "cpu" else images
 
 
-def _augmented(images: Any, params: Callable[[], tuple[Any, ...]]) -> Any:
+def _augmented(images: Any, params: Callable[[], tuple[Any, ...]], border: Border) -> Any:
     from nvidia.dali import fn, types
 
     inputs = fn.external_source(params, num_outputs=4, batch=True, dtype=types.FLOAT, ndim=[2, 2, 1, 1])
     affine, colour, anchor, shape = inputs
-    images = fn.warp_affine(images, matrix=affine, interp_type=types.INTERP_LINEAR, fill_value=0.0)
+    images = _warped(images, affine, border)
     images = fn.coord_transform(images, MT=colour, dtype=types.UINT8)
     return fn.erase(images, anchor=anchor, shape=shape, axis_names="HW", fill_value=0)
+
+
+def _warped(images: Any, affine: Any, border: Border) -> Any:
+    from nvidia.dali import fn, types
+
+    if border == "reflect":  # which warp_affine cannot do
+        matrix = fn.cat(affine, types.Constant(np.array([[0, 0, 1]], dtype=np.float32)), axis=0)
+        return fn.experimental.warp_perspective(
+            images, matrix=matrix, border_mode="reflect_101", interp_type=types.INTERP_LINEAR
+        )
+    fill = 0.0 if border == "constant" else None  # None repeats the edge
+    return fn.warp_affine(images, matrix=affine, interp_type=types.INTERP_LINEAR, fill_value=fill)

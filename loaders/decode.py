@@ -15,12 +15,14 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
+from configs.schema import Border
 from loaders.augment import AugmentParams
 from loaders.symmetry import LEFT_RIGHT, TRANSPOSE, UPSIDE_DOWN
 
 Pixels = npt.NDArray[np.uint8]
 
 WARP = -1  # in AugmentParams.symmetry: no flip or quarter turn, use the matrix
+_BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "edge": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
 _TO_LAYOUT = {"BGR": cv2.COLOR_RGB2BGR, "RGBX": cv2.COLOR_RGB2RGBA}
 
 
@@ -28,19 +30,21 @@ class Changes(NamedTuple):
     """What to do with one square image.
 
     symmetry: as in AugmentParams, -1 to use `matrix` (float64 [2, 3], output to input, pixel centres at integers);
-    colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black.
+    colour: float32 [3, 4] or None; boxes: (left, top, right, bottom), black; border: what a warp shows outside the
+    image.
     """
 
     symmetry: int
     matrix: npt.NDArray[np.float64]
     colour: npt.NDArray[np.float32] | None
     boxes: list[list[int]]
+    border: Border = "constant"
 
 
 UNCHANGED = Changes(0, np.eye(2, 3), None, [])
 
 
-def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[Changes]:
+def changes(params: AugmentParams | None, places: range, size: int, border: Border = "constant") -> Iterator[Changes]:
     """The changes of the samples at `places` for images of `size` x `size` pixels; UNCHANGED if `params` is None."""
     if params is None:
         yield from (UNCHANGED for _ in places)
@@ -53,7 +57,7 @@ def changes(params: AugmentParams | None, places: range, size: int) -> Iterator[
     cut = np.flatnonzero(part.boxes.any(axis=(1, 2))).tolist()
     for place, symmetry in enumerate(part.symmetry.tolist()):
         boxes = [box for box in part.boxes[place].tolist() if box[2]] if place in cut else []
-        yield Changes(symmetry, matrices[place], part.colour[place] if recolour[place] else None, boxes)
+        yield Changes(symmetry, matrices[place], part.colour[place] if recolour[place] else None, boxes, border)
 
 
 def decode(jpeg: bytes | memoryview, change: Changes, out: Pixels) -> None:
@@ -121,7 +125,8 @@ def _turn(change: Changes, last: Pixels) -> None:
     if change.symmetry == WARP:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         shape = (len(last), len(last))
-        cv2.warpAffine(scratch.rgbx, change.matrix, shape, dst=scratch.turned, flags=flags)  # black outside
+        border = _BORDERS[change.border]
+        cv2.warpAffine(scratch.rgbx, change.matrix, shape, dst=scratch.turned, flags=flags, borderMode=border)
     else:
         flips = change.symmetry & ~TRANSPOSE
         if flips:

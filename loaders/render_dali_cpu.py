@@ -73,7 +73,8 @@ class CpuDaliRenderer:
     def _augment(self, request: Request, decoded: Pixels, slot: Slot, places: range) -> None:
         slot.wait_until_read()
         begin = time.perf_counter()
-        for place, change in zip(places, changes(request.params, places, decoded.shape[1]), strict=True):
+        drawn = changes(request.params, places, decoded.shape[1], request.border)
+        for place, change in zip(places, drawn, strict=True):
             load(decoded[place], change, slot.pixels[place])
             finish(change, slot.pixels[place])
         self._source.clock.add(augment=time.perf_counter() - begin)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from configs.schema import Border
 from loaders.dali_pipeline import DaliPipeline
 from loaders.reader import Reader
 from loaders.renderer import Rendered
@@ -33,13 +34,14 @@ class GpuDaliRenderer:
         self._source = source
         self._device = device
         self._reader = Reader(source, threads=threads, ahead=prefetch)
-        self._pipelines: dict[bool, DaliPipeline] = {}
+        self._pipelines: dict[Border | None, DaliPipeline] = {}  # None: without augmentation
         cached = source.cache is not None
-        self._make: Callable[[bool], DaliPipeline] = lambda augment: DaliPipeline(
+        self._make: Callable[[Border | None], DaliPipeline] = lambda border: DaliPipeline(
             source,
             batch_size,
             decode=None if cached else decode,
-            augment=augment,
+            augment=border is not None,
+            border=border or "constant",
             device=device,
             threads=threads,
             prefetch=prefetch,
@@ -51,15 +53,15 @@ class GpuDaliRenderer:
         """See loaders.renderer.Renderer."""
         remaining = iter(requests)
         for first in islice(remaining, 1):
-            requests, augment = chain([first], remaining), first.params is not None
-            if self._source.cache is not None and not augment:
+            requests, border = chain([first], remaining), None if first.params is None else first.border
+            if self._source.cache is not None and border is None:
                 for request, images in self._cached(requests):
                     yield request, images.to(self._device, non_blocking=True)
                 return
-            if augment not in self._pipelines:
-                self._pipelines[augment] = self._make(augment)
+            if border not in self._pipelines:
+                self._pipelines[border] = self._make(border)
             inputs = self._reader.jpegs(requests) if self._source.cache is None else self._cached(requests)
-            yield from self._pipelines[augment].run(inputs)
+            yield from self._pipelines[border].run(inputs)
 
     def close(self) -> None:
         """End the threads and free DALI's buffers."""

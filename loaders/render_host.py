@@ -76,7 +76,7 @@ class HostRenderer:
         read = tick() - begin
         decoded = augmented = 0.0
         for place, content, change in zip(
-            places, contents, changes(request.params, places, source.shards.size), strict=True
+            places, contents, changes(request.params, places, source.shards.size, request.border), strict=True
         ):
             out = slot.pixels[place]
             begin = tick()

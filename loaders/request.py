@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from configs.schema import AugmentConfig
+from configs.schema import AugmentConfig, Border
 from loaders.augment import AugmentParams, draw_params
 from loaders.order import Indices, Partition, epoch_orders
 
@@ -23,8 +23,9 @@ StandIns = Mapping[int, int]
 class Request:
     """One rank's share of a global batch, b samples: row numbers, which of them count, and their augmentation.
 
-    index: int64 [b]; valid: bool [b]; params: None for images without augmentation, in evaluation; rows: int64, all
-    samples of the stream, from which stand-ins for corrupt ones are drawn. index, valid and rows are read-only.
+    index: int64 [b]; valid: bool [b]; params: None for images without augmentation, in evaluation; border: that of the
+    whole stream; rows: int64, all samples of the stream, from which stand-ins for corrupt ones are drawn. index, valid
+    and rows are read-only.
     """
 
     epoch: int
@@ -33,6 +34,7 @@ class Request:
     valid: npt.NDArray[np.bool_]
     params: AugmentParams | None
     rows: Indices
+    border: Border = "constant"
 
     def __post_init__(self) -> None:
         for name in ("index", "valid", "rows"):
@@ -76,7 +78,13 @@ def train_requests(
             for number, step in enumerate(steps):
                 part = slice(number * partition.local_batch_size, (number + 1) * partition.local_batch_size)
                 yield Request(
-                    epoch=epoch, step=step, index=index[part], valid=valid[part], params=params.part(part), rows=rows
+                    epoch=epoch,
+                    step=step,
+                    index=index[part],
+                    valid=valid[part],
+                    params=params.part(part),
+                    rows=rows,
+                    border=augment.border,
                 )
 
 

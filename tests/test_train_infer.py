@@ -136,12 +136,15 @@ def test_a_finished_member_is_left_alone(runs: Path, shard_folder: Path, capsys:
     assert {path: path.stat().st_mtime_ns for path in (runs / "tiny" / "fold1").iterdir()} == before
 
 
-@pytest.mark.parametrize(("option", "was", "now"), [("seed", "0", "9"), ("optim.lr", "0.003", "0.5")])
+@pytest.mark.parametrize(
+    ("option", "was", "now"),
+    [("seed", "0", "9"), ("optim.lr", "0.003", "0.5"), ("augment.border", "'constant'", "'edge'")],
+)
 def test_a_member_with_other_settings_is_not_overwritten(
     option: str, was: str, now: str, runs: Path, shard_folder: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"was made with {option}={was}, now it is {now}: choose another --out"):
-        train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3", f"--{option}", now))
+        train.main(tiny(shard_folder, runs, "--fold", "1", "--epochs", "3", f"--{option}", now.strip("'")))
 
 
 def corrupted_copy(shards: Path, out: Path, split: str) -> str:

@@ -40,12 +40,18 @@ def partition_of(shards: ShardSet, rank: int = 0, world: int = 1) -> Partition:
 
 
 def train_batches(
-    loader: Loader, shards: ShardSet, epochs: range = range(2), first_step: int = 0, rank: int = 0, world: int = 1
+    loader: Loader,
+    shards: ShardSet,
+    epochs: range = range(2),
+    first_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    augment: AugmentConfig | None = None,
 ) -> Generator[Batch]:
     """The batches of those requests, in the loader's own buffers."""
     partition = partition_of(shards, rank, world)
     return loader.train_batches(
-        shards.train_rows(0), partition, AugmentConfig(), seed=5, epochs=epochs, first_step=first_step
+        shards.train_rows(0), partition, augment or AugmentConfig(), seed=5, epochs=epochs, first_step=first_step
     )
 
 
@@ -58,10 +64,11 @@ def stream(
     world: int = 1,
     device: torch.device = CPU,
     pause: float = 0.0,
+    augment: AugmentConfig | None = None,
 ) -> Iterator[Batch]:
     """The same batches, copied out of the loader's buffers `pause` seconds after they arrive."""
     with Loader(config, shards, shards.train_rows(0), device, threads=2) as loader:
-        for batch in train_batches(loader, shards, epochs, first_step, rank, world):
+        for batch in train_batches(loader, shards, epochs, first_step, rank, world, augment):
             time.sleep(pause)
             yield replace(batch, **{name: getattr(batch, name).cpu().clone() for name in TENSORS})
 

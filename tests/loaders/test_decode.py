@@ -1,13 +1,14 @@
 """The fast image operations against plain implementations."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import simplejpeg
 from conftest import picture
 
-from configs.schema import AugmentConfig
+from configs.schema import AugmentConfig, Border
 from loaders.augment import draw_params
 from loaders.decode import Changes, changes, decode, finish, load
 
@@ -54,6 +55,16 @@ def test_a_warp_is_bilinear_sampling_with_black_outside() -> None:
     assert difference.mean() < 1  # OpenCV interpolates in steps of 1/32 pixel
     assert difference.max() < 16
     assert (expected == 0).all(axis=2).any()
+
+
+@pytest.mark.parametrize("border", get_args(Border))
+def test_a_shift_shows_the_border(border: Border) -> None:
+    """Corners included, and as far as twice the image away, where the mirror images of mirror images lie."""
+    for right, down in ((20, 9), (-31, 47), (2 * SIZE, -2 * SIZE)):
+        framed = np.pad(PLAIN, [(100, 100), (100, 100), (0, 0)], mode=border)  # numpy's names are ours
+        expected = framed[100 + down : 100 + down + SIZE, 100 + right : 100 + right + SIZE]
+        matrix = np.array([[1.0, 0.0, right], [0.0, 1.0, down]])
+        np.testing.assert_array_equal(drawn(Changes(-1, matrix, None, [], border)), expected)
 
 
 @pytest.mark.parametrize("code", range(-1, 8))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from streams import BATCH, TIERS, digests, joined, stream
 
-from configs.schema import LoaderConfig
+from configs.schema import AugmentConfig, Border, LoaderConfig
 from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.shards import ShardSet
@@ -41,6 +41,14 @@ def test_gpu_images_are_close_to_the_host_paths(shards: ShardSet, tier: str, cud
         assert torch.equal(gpu.index, host.index)
         assert torch.equal(gpu.meta, host.meta)
         assert (gpu.image.int() - host.image.int()).abs().float().mean() <= 2
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge"])
+def test_the_gpu_shows_the_host_paths_border(shards: ShardSet, border: Border, cuda: torch.device) -> None:
+    augment = AugmentConfig(border=border, shift=0.5)
+    host = stream(shards, TIERS["host"], augment=augment)
+    for gpu, ours in zip(stream(shards, GPU["mixed"], device=cuda, augment=augment), host, strict=True):
+        assert (gpu.image.int() - ours.image.int()).abs().float().mean() <= 2
 
 
 @pytest.mark.parametrize("tier", GPU)

@@ -1,8 +1,9 @@
 """The stream as a whole: the same batches whatever renders them, on any number of ranks, from any step on."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from streams import (
 )
 
 from configs.errors import UserError
-from configs.schema import AugmentConfig, LoaderConfig
+from configs.schema import AugmentConfig, Border, LoaderConfig
 from loaders.augment import draw_params
 from loaders.dali_pipeline import DaliPipeline
 from loaders.damage import Damage
@@ -30,6 +31,7 @@ from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.placement import chosen_placement
 from loaders.reader import Reader
+from loaders.render_dali_gpu import GpuDaliRenderer
 from loaders.request import Request, train_requests
 from loaders.shards import ShardSet
 from loaders.source import Source
@@ -61,6 +63,15 @@ def test_every_sample_comes_once_per_epoch_with_its_own_label(shards: ShardSet) 
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_gives_the_same_bytes(shards: ShardSet, tier: str, whole: list[str]) -> None:
     assert digests(list(stream(shards, TIERS[tier]))) == whole
+
+
+@pytest.mark.parametrize("border", get_args(Border))
+def test_every_tier_shows_the_same_border(shards: ShardSet, border: Border, whole: list[str]) -> None:
+    augment = AugmentConfig(border=border, shift=0.5)
+    first, *others = (digests(list(stream(shards, tier, range(1), augment=augment))) for tier in TIERS.values())
+    assert others == [first] * 3
+    default = digests(list(stream(shards, TIERS["host"], range(1), augment=AugmentConfig(border=border))))
+    assert (default == whole[: len(whole) // 2]) == (border == "constant")
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -163,17 +174,22 @@ def test_metadata_alone_needs_no_pixels(shards: ShardSet) -> None:
     np.testing.assert_array_equal(torch.cat([b.meta[b.valid] for b in seen]).numpy(), shards.meta("reference")[index])
 
 
+@pytest.mark.parametrize("shift", [AugmentConfig().shift, 1.0])
+@pytest.mark.parametrize("border", get_args(Border))
 @pytest.mark.parametrize("fed", ["jpegs", "pixels"])
-def test_dalis_whole_graph_makes_the_host_paths_images(shards: ShardSet, fed: str) -> None:
+def test_dalis_whole_graph_makes_the_host_paths_images(
+    shards: ShardSet, fed: str, border: Border, shift: float
+) -> None:
     """The graph that runs on a GPU, here on DALI's CPU backend, against OpenCV: inside the image and at its edge."""
+    augment = AugmentConfig(border=border, shift=shift)
     rows, partition = np.arange(48), Partition(samples=48, batch_size=24)
     source = Source(shards=shards, damage=Damage("fail", 1))
     decode = "cpu" if fed == "jpegs" else None
-    pipeline = DaliPipeline(source, 24, decode=decode, augment=True, device=CPU, threads=2, prefetch=2)  # type: ignore[arg-type]
+    pipeline = DaliPipeline(source, 24, decode=decode, augment=True, border=border, device=CPU, threads=2, prefetch=2)  # type: ignore[arg-type]
     reader = Reader(source, threads=1, ahead=2)
 
     def requests() -> Iterator[Request]:
-        return train_requests(rows, partition, AugmentConfig(), seed=2, size=shards.size, epochs=range(1))
+        return train_requests(rows, partition, augment, seed=2, size=shards.size, epochs=range(1))
 
     with (
         Loader(LoaderConfig(placement="host"), shards, rows, CPU, threads=2) as host,
@@ -182,12 +198,34 @@ def test_dalis_whole_graph_makes_the_host_paths_images(shards: ShardSet, fed: st
         stored = torch.cat([batch.image.clone() for batch in plain.eval_batches(rows, partition)])
         kept = ((request, stored[torch.from_numpy(request.index.copy())]) for request in requests())
         inputs = reader.jpegs(requests()) if fed == "jpegs" else kept
-        drawn = host.train_batches(rows, partition, AugmentConfig(), seed=2, epochs=range(1))
+        drawn = host.train_batches(rows, partition, augment, seed=2, epochs=range(1))
         for (_, dali), ours in zip(pipeline.run(inputs), drawn, strict=True):
             difference = (dali.int() - ours.image.int()).abs().float()
             assert difference[:, 16:-16, 16:-16].mean() < 1
             assert difference.mean() < 2
     reader.close()
+
+
+def test_a_renderer_of_several_streams_shows_each_ones_border(shards: ShardSet) -> None:
+    """The GPU placement's renderer, here on DALI's CPU backend."""
+    source = Source(shards=shards, damage=Damage("fail", 1))
+    rows, partition = np.arange(24), Partition(samples=24, batch_size=24)
+
+    def image(renderer: GpuDaliRenderer, border: Border) -> torch.Tensor:
+        augment = AugmentConfig(border=border, shift_scale_rotate=1.0)
+        requests = train_requests(rows, partition, augment, seed=2, size=shards.size, epochs=range(1))
+        ((_, images),) = renderer.render(requests)
+        return images.clone()
+
+    def opened() -> GpuDaliRenderer:
+        return GpuDaliRenderer(source, 24, decode="cpu", threads=2, prefetch=2, device=CPU, hw_decoder_load=0.0)
+
+    with closing(opened()) as one:
+        found = {border: image(one, border) for border in get_args(Border)}
+    for border, images in found.items():
+        with closing(opened()) as alone:
+            assert torch.equal(images, image(alone, border))
+    assert len({images.numpy().tobytes() for images in found.values()}) == 3
 
 
 def test_hidden_metadata_is_that_of_the_drawn_samples(shards: ShardSet) -> None:
