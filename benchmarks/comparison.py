@@ -34,7 +34,7 @@ class Contender:
     """A loader: its adapter in benchmarks/peers, its options, and the environment it needs ("" is this one).
 
     writes: whether it reads a format of its own, which must be written first; pixels: whether it reads pixels that were
-    decoded before; quick: whether it takes part in a run of a minute.
+    decoded before; quick: whether it takes part in a run of a minute; cuda: whether it needs a GPU.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Contender:
     writes: bool = False
     pixels: bool = False
     quick: bool = False
+    cuda: bool = False
 
     def python(self) -> str:
         """The interpreter of its environment. Raises UserError, with what went wrong there, where that is missing."""
@@ -62,7 +63,10 @@ class Contender:
         return replace(common, folder=str(common.own / name), workload=workload, options=self.options)
 
     def prepare(self, common: Job) -> float | None:
-        """Write its own format, once; returns the MiB on disk, None without one. Raises UserError where that fails."""
+        """Write its own format, once; returns the MiB on disk, None without one. Raises UserError where that fails, and
+        where it needs a GPU and there is none."""
+        if self.cuda and common.device != "cuda":
+            raise UserError("it decodes on a GPU, and there is none")
         job, python = self.job(common, "full"), self.python()
         done = job.own / "prepared"
         if not self.writes:
@@ -90,6 +94,8 @@ PEERS = (
     Contender("litdata", "litdata_loader", environment="litdata", writes=True),
     Contender("mosaicml-streaming", "mosaicml_loader", environment="mosaicml", writes=True),
     Contender("SPDL", "spdl_loader", environment="spdl"),
+    Contender("torchvision, nvJPEG", "gpu_decoders", {"variant": "torchvision"}, cuda=True),
+    Contender("torchcodec, nvJPEG", "gpu_decoders", {"variant": "torchcodec"}, "torchcodec", cuda=True),
 )
 
 

@@ -17,7 +17,9 @@ import torch
 from benchmarks.limits import of_matrix_product
 from benchmarks.record import Record
 from benchmarks.rounds import Spread, in_turns, interval, noise, ratios, spread
+from benchmarks.traffic import attainable
 from engine.run import Run
+from engine.step import Gradients
 from loaders.batch import TENSORS, Batch
 from loaders.meter import LoadReport, WaitMeter
 from loaders.verdict import Feed, verdict
@@ -33,7 +35,8 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
 
     `seconds` is about what is timed of each turn. noise: the A/A control; saturation: real / replayed, and its 90 %
     interval; contention: replayed / resident; utilisation: share of the time that steps took, by CUDA events on a GPU,
-    else by the wait for batches; stage_us: microseconds per image in the loader's threads.
+    else by the wait for batches; stage_us: microseconds per image in the loader's threads; memory_allows: MB an image
+    and images/s by a model of the step's memory traffic (benchmarks/traffic.py).
     """
     config = run.config
     run.trainer.model.train()
@@ -49,6 +52,15 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         placement=run.data.loader.placement,
         cache=config.loader.cache,
         on_gpu=run.ranks.device.type == "cuda",
+    )
+    # One operation after the other: in a compiled or captured step they cannot be seen.
+    trainer, samples = run.trainer, len(batch.index)
+    eager = Gradients(
+        network=trainer.model,
+        objective=trainer.objective,
+        autocast=trainer.autocast,
+        scaler=trainer.scaler,
+        samples=samples,
     )
     real, replayed, loader = (_rate(medians[name]) for name in ("real", "replayed", "loader"))
     figures = (
@@ -70,6 +82,7 @@ def measured(run: Run, limits: dict[str, Spread], *, rounds: int, seconds: float
         "stage_us": feed.stage_us,
         "bound": feed.bound,
         "verdict": verdict(feed, figures),
+        "memory_allows": attainable(lambda: eager(batch), samples, limits),
         "of_matrix_product": of_matrix_product(run.trainer.model, batch, medians["resident"], limits),
         "peak_gpu_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if feed.on_gpu else None,
     }

@@ -71,7 +71,7 @@ def predict_shards(config: InferConfig, shards: ShardSet, passes: Sequence[Pass]
     with Loader(loader_config, shards, rows, ranks.device, threads=threads, ranks_here=here) as loader:
         remarks += loader.remarks
         for group in groups:
-            ready = [load_member(member, config.checkpoint, ranks.device) for member in group]
+            ready = [load_member(member, config.checkpoint, ranks.device).folded() for member in group]
             for each in ready:
                 loaded[each.member.name] = {"sha256": each.sha256, "chosen": each.chosen}
                 remarks += _remarks(each)

@@ -30,6 +30,7 @@ def predict_files(config: InferConfig) -> None:
     paths = config.image or _files_below(Path(config.images or ""))
     with joined_ranks(config.device, timeout=config.timeout) as ranks:
         predictor = open_predictor(config, ranks.device)
+        predictor = replace(predictor, members=[member.folded() for member in predictor.members])
         config = replace(config, views=predictor.record["views"])  # those that it was calibrated with
         if config.meta is None:
             facts = facts_of_options(paths, sex=config.sex, age=config.age, site=config.site)

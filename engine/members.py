@@ -1,7 +1,7 @@
 """Trained members found under a run folder by their config.yaml, and loaded for inference."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.checkpoint import BEST, LAST, digests, read_checkpoint
 from engine.network import rebuilt_network
 from engine.records import SETTINGS
 from loaders.shards import ShardSet
+from models.folding import folded
 from models.fusion import FusionModel
 from models.losses import Objective
 from prep.files import file_sha256
@@ -64,6 +65,13 @@ class LoadedMember:
     finished: bool
     network: FusionModel
     objective: Objective
+
+    def folded(self) -> "LoadedMember":
+        """The same member, with its batch norms folded into its convolutions: faster, and no longer its state_dict."""
+        device = next(self.network.parameters()).device
+        image = torch.randint(0, 256, (1, self.member.size, self.member.size, 3), dtype=torch.uint8)
+        meta = torch.zeros(1, len(FEATURES[self.member.meta]))
+        return replace(self, network=folded(self.network, image.to(device), meta.to(device)))
 
 
 def find_members(runs: Path) -> list[Member]:

@@ -13,6 +13,7 @@ declare -A packages=(
   [litdata]="litdata==0.2.76"
   [mosaicml]="mosaicml-streaming==0.13.0"
   [spdl]="spdl==0.8.0"
+  [torchcodec]="torchcodec==0.17.0"
 )
 if [ "${1:-}" = --system ]; then
   shift

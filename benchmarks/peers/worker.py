@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.peers.job import Job
 
 _PACKAGES = """torch numpy pillow simplejpeg opencv-python-headless albumentations webdataset nvidia-dali-cuda130 ffcv
-litdata mosaicml-streaming spdl"""
+litdata mosaicml-streaming spdl torchvision torchcodec"""
 _FEWEST = 4  # steady batches of a turn, however slow
 
 

@@ -51,7 +51,7 @@ def unseen_by(case: Case, ranks: Ranks) -> Iterator[tuple[int, list[LoadedMember
         yield (
             fold,
             [
-                load_member(member, checkpoint, ranks.device)
+                load_member(member, checkpoint, ranks.device).folded()
                 for member in case.members
                 if member.fold == fold and member.model in case.judgement.oof.models
             ],

@@ -2,15 +2,17 @@
 
 import json
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from reference import reference_samples
 
 from benchmarks.comparison import LIMIT, PEERS, Contender, ours, setup
+from benchmarks.peers import gpu_decoders, pixels
 from benchmarks.peers.job import Job
 from configs.errors import UserError
 from loaders.shards import ShardSet
@@ -93,7 +95,8 @@ def reference(shard_folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_all_of_this_environment_give_every_picture_once_flipped(place: Job, shard_folder: Path) -> None:
     stored, targets = reference(shard_folder)
-    some = [contender for contender in PEERS if not contender.environment and contender.adapter != "dali_reader"]
+    here = [contender for contender in PEERS if not contender.environment and not contender.cuda]
+    some = [contender for contender in here if contender.adapter != "dali_reader"]
     some += [
         ours("cpu", "quick")[0],
         next(contender for contender in PEERS if contender.adapter == "dali_reader"),
@@ -123,7 +126,9 @@ def test_the_whole_augmentation_changes_pictures_and_keeps_their_shape(place: Jo
 
 
 @pytest.mark.parametrize(
-    "contender", [contender for contender in PEERS if contender.environment], ids=lambda contender: contender.name
+    "contender",
+    [contender for contender in PEERS if contender.environment and not contender.cuda],
+    ids=lambda contender: contender.name,
 )
 def test_those_of_other_environments_give_every_picture(contender: Contender, place: Job, shard_folder: Path) -> None:
     try:
@@ -133,6 +138,36 @@ def test_those_of_other_environments_give_every_picture(contender: Contender, pl
     stored, targets = reference(shard_folder)
     found = epochs(place, [contender], "flips")[contender.name]
     assert len(set(seen_in(found, stored, targets))) > 100
+
+
+def test_a_peer_that_decodes_on_a_gpu_says_so_where_there_is_none(place: Job) -> None:
+    some = [contender for contender in PEERS if contender.cuda]
+    assert len(some) == 2
+    for contender in some:
+        with pytest.raises(UserError, match="decodes on a GPU, and there is none"):
+            contender.prepare(place)
+
+
+def test_decoding_a_batch_at_once_gives_every_picture(
+    place: Job, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoder(variant: str, device: str) -> gpu_decoders.Decode:
+        assert (variant, device) == ("torchvision", "cpu")
+        return lambda jpegs: [
+            torch.from_numpy(pixels.decode(jpeg.numpy().tobytes())).permute(2, 0, 1) for jpeg in jpegs
+        ]
+
+    monkeypatch.setattr(gpu_decoders, "_decoder", decoder)  # theirs need a GPU
+    stored, targets = reference(shard_folder)
+    epochs = gpu_decoders.epochs(replace(place, workload="flips", options={"variant": "torchvision"}))
+    for _ in range(2):
+        batches = [(images.numpy(), labels) for images, labels in next(epochs)]
+        assert all(images.shape == (BATCH, 64, 64, 3) and images.flags.c_contiguous for images, _ in batches)
+        images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        found = {"images": images, "targets": labels}
+        assert sorted(seen_in(found, stored, targets)) == list(range(len(stored)))
+    with pytest.raises(ValueError, match="only decodes"):
+        next(gpu_decoders.epochs(replace(place, workload="full")))
 
 
 def test_a_peer_that_is_not_installed_says_how_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
