@@ -220,6 +220,8 @@ class TrainConfig:
     """auto continues after the last saved step if OUT already holds this member; never starts it from scratch."""
     save_every: int = ranged(200, low=1)
     """Steps between two saves of last.pt within an epoch (1 or more); it is also saved at the end of each epoch."""
+    save_minutes: float = ranged(10.0, low=0, high=_LONGEST)
+    """Minutes after a save at which last.pt is saved again, where that comes before save_every steps; 0 means never."""
     log_every: int = ranged(50, low=0)
     """Steps between two lines with the loss of a step in metrics.jsonl; 0 means one line per epoch only."""
     device: Device = "auto"

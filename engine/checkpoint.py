@@ -27,7 +27,7 @@ FORMAT = 3
 # Settings that may change when a run is resumed: where, how fast and in how many parts it trains.
 _MAY_CHANGE = {
     *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune"),
-    *("accumulate", "sync_batchnorm", "save_every", "log_every", "timeout"),
+    *("accumulate", "sync_batchnorm", "save_every", "save_minutes", "log_every", "timeout"),
 }
 # What both files must hold, and what each of them holds besides.
 _BOTH: dict[str, type] = {"format": int, "config": dict, "facts": dict, "best": dict, "model": dict}

@@ -107,13 +107,13 @@ class Run:
         return best
 
     def save_if_due(self, progress: EpochProgress) -> None:
-        """Save within an epoch, every `save_every` steps or `save_minutes`; every rank must call it after each step.
+        """Save within an epoch, after `save_every` steps or `save_minutes`; every rank must call it after each step.
 
         Raises UserError if the save before could not be written, as soon as that is known.
         """
         self.saver.check()
         step, steps = self.state.step, self.data.samples.partition.steps
-        if step < steps and step % self.config.save_every == 0:
+        if step < steps and (step % self.config.save_every == 0 or self.stop.time_to_save):
             self.save(settled=progress.settling())
 
     def save(
@@ -131,6 +131,7 @@ class Run:
         finite or a file cannot be written; the files that were there before are kept.
         """
         loss_sum = self.ranks.sum(self.state.loss_sum)
+        self.stop.saved()
         if not self.ranks.first:
             return
         refusal = self._not_finite()
@@ -257,7 +258,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             state=state,
             data=data,
             trainer=trainer,
-            stop=resources.enter_context(StopRequest(ranks)),
+            stop=resources.enter_context(StopRequest(ranks, config.save_minutes)),
             saver=resources.enter_context(Saver(ranks.device)),
             records=records,
         )

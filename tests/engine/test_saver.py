@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import ROOT, step_lines, tiny
+from commands import ROOT, must_torchrun, step_lines, tiny
 
 import train
 from configs.errors import UserError
@@ -122,7 +122,7 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_it(
     assert not list(folder.glob("*.tmp"))
     with only_writer(folder / "train.lock"):
         pass
-    train.main(words)
+    train.main([*words, "--save-minutes", "3", "--timeout", "5"])  # settings that may change
     assert read_checkpoint(folder / "last.pt")["finished"]
 
 
@@ -228,3 +228,49 @@ def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_file(tmp_path: 
         saved = load_checkpoint(path, CPU)
         assert saved["number"] >= 1
         assert saved["weight"].eq(saved["number"]).all()
+
+
+SAVING = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+import train
+from configs.cli import run_command
+from engine.interrupt import StopRequest
+from engine.run import Run
+
+original, is_time = Run.save, StopRequest._is_time
+
+def save(run, *words, **more):
+    with Path(__file__).with_suffix(f".{{run.ranks.rank}}").open("a") as file:
+        file.write(f"{{run.state.step}} ")
+    original(run, *words, **more)
+
+Run.save = save
+StopRequest._is_time = lambda stop: stop._ranks.first and is_time(stop)  # the other rank's clock stands still
+run_command(train.main)
+"""
+
+
+def test_ranks_save_by_the_first_ones_clock_at_the_same_step(shard_folder: Path, tmp_path: Path) -> None:
+    """It is always time to save: the first rank says so after a step, and both know it one step later."""
+    script = tmp_path / "saving.py"
+    script.write_text(SAVING.format(root=str(ROOT)))
+    words = tiny(shard_folder, tmp_path, "--epochs", "1", "--save-every", "1000", "--save-minutes", "1e-9")
+    must_torchrun(2, str(script), *words)
+    assert [script.with_suffix(f".{rank}").read_text() for rank in range(2)] == ["3 5 0 "] * 2
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [("1e-9", [2, 3, 4, 5, 0]), ("0", [0]), ("1", [0])])
+def test_one_rank_saves_in_the_step_after_the_time_is_over(
+    minutes: str, steps: list[int], shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+
+    def noted(content: dict[str, Any], _: Path) -> None:
+        saved.append(content["step"])
+
+    monkeypatch.setattr("engine.run.save_checkpoint", noted)
+    words = tiny(shard_folder, tmp_path, "--epochs", "1", "--fold", "none", "--batch-size", "24")
+    train.main([*words, "--save-every", "1000", "--save-minutes", minutes])
+    assert saved == steps
