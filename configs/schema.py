@@ -231,7 +231,8 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
-    """First measure and remember the fastest speed and loader settings for this machine and network, in minutes."""
+    """First measure and remember the fastest settings of speed and loader for this machine and network, in minutes; a
+    larger batch is only suggested."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)

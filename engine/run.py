@@ -241,7 +241,13 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
         )
         del saved  # the trainer has loaded its tensors
         # The loader last: a cache on the GPU uses the memory that the model leaves free.
-        data = resources.enter_context(open_data(config, ranks, samples, way.loader, state))
+        try:
+            data = resources.enter_context(open_data(config, ranks, samples, way.loader, state))
+        except UserError as error:
+            if way.loader is config.loader:
+                raise
+            remarks.append(f"warning: continuing without the loader's settings that --autotune found: {error}")
+            data = resources.enter_context(open_data(config, ranks, samples, config.loader, state))
         records = None
         if ranks.first:
             if not state.begun:
