@@ -112,7 +112,7 @@ class Bench:
                 self._config, alone, size=self.size, partition=partition, positive_weight=1.0, speed=speed
             )
             if trainer.remarks:  # it would be run in another way than this one
-                raise RuntimeError(trainer.remarks[0])
+                raise RuntimeError(trainer.remarks[0].split(", because ")[-1])
             self._built = speed, partition.batch_size, trainer
         return self._built[2]
 

@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on, hold the step that they are of, and tell what went wrong."""
+"""Checkpoints are written while training goes on, hold the step that they are of, and end the run if they fail."""
 
 import copy
 import os
@@ -196,6 +196,19 @@ def test_copies_are_whole_and_in_the_same_memory_at_every_save() -> None:
             assert found[number]["model"]._metadata == before._metadata
     assert places[0] == places[1] == places[2]
     assert not set(places[0]) & {value.data_ptr() for value in module.state_dict().values()}
+
+
+@pytest.mark.gpu
+def test_what_a_gpu_does_later_does_not_reach_the_copies() -> None:
+    """A hundred additions are enqueued long before the copy in front of them is done."""
+    found, value = [], torch.zeros(50_000_000, device="cuda")
+    with Saver(value.device) as saver:
+        for number in range(2):
+            saver.save({"value": value}, lambda content: found.append(content["value"].unique().tolist()))
+            for _ in range(100):
+                value.add_(1)
+            saver.wait()
+            assert found[number] == [100.0 * number]
 
 
 WRITING = """
