@@ -88,7 +88,7 @@ def draw_curves(folder: Path) -> None:
 
 def train_epoch(run: Run) -> tuple[dict[str, float], str]:
     """Train the rest of an epoch; returns its mean loss, images/s and data waits, and a sentence on what bounded it."""
-    steps, local = run.data.samples.partition.steps, run.data.samples.partition.local_batch_size
+    local = run.data.samples.partition.local_batch_size
     run.trainer.model.train()
     with run.epoch_progress() as progress:
         for batch in progress.over(run.stop.over(run.data.train_batches(run.state))):
@@ -97,9 +97,7 @@ def train_epoch(run: Run) -> tuple[dict[str, float], str]:
             # ---------------------------------------------------------------------------
             run.state.consume(loss, local)
             progress.add(loss, batch)
-            if run.state.step % run.config.save_every == 0 and run.state.step < steps:
-                progress.flush()
-                run.save()
+            run.save_if_due(progress)
         return progress.finish()
 
 

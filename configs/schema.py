@@ -224,6 +224,8 @@ class TrainConfig:
     """auto continues after the last saved step if OUT already holds this member; never starts it from scratch."""
     save_every: int = ranged(200, low=1)
     """Steps between two saves of last.pt within an epoch (1 or more); it is also saved at the end of each epoch."""
+    save_minutes: float = ranged(10.0, low=0, high=_LONGEST)
+    """Minutes after a save at which last.pt is saved again, where that comes before save_every steps; 0 means never."""
     log_every: int = ranged(50, low=0)
     """Steps between two lines with the loss of a step in metrics.jsonl; 0 means one line per epoch only."""
     device: Device = "auto"
@@ -233,7 +235,8 @@ class TrainConfig:
     precision: Precision = "auto"
     """auto is autocast to bf16 (fp16 with loss scaling on GPUs before Ampere) on a GPU and fp32 on a CPU."""
     autotune: bool = False
-    """First measure and remember the fastest speed and loader settings for this machine and network, in minutes."""
+    """First measure and remember the fastest settings of speed and loader for this machine and network, in minutes; a
+    larger batch is only suggested."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -27,7 +27,7 @@ FORMAT = 3
 # Settings that may change when a run is resumed: where, how fast and in how many parts it trains.
 _MAY_CHANGE = {
     *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune"),
-    *("accumulate", "sync_batchnorm", "save_every", "log_every", "timeout"),
+    *("accumulate", "sync_batchnorm", "save_every", "save_minutes", "log_every", "timeout"),
 }
 # What both files must hold, and what each of them holds besides.
 _BOTH: dict[str, type] = {"format": int, "config": dict, "facts": dict, "best": dict, "model": dict}
@@ -42,11 +42,13 @@ def checkpoint_of(
     config: TrainConfig,
     facts: dict[str, Any],
     state: RunState,
-    loss_sum: float,
+    loss_sum: Tensor,
     trainer: Trainer,
     predictions: Predictions | None,
 ) -> dict[str, Any]:
     """The content of last.pt: settings and facts, the run's state, the trainer's tensors, the epoch's predictions.
+
+    loss_sum: float64 scalar on the device, over all ranks; the file holds it as a number.
 
     Learning rate, order, augmentation and dropout are functions of the state, so nothing else is needed.
     """
@@ -54,7 +56,7 @@ def checkpoint_of(
         "config": asdict(config),
         "facts": facts,
         **state.values(),  # epoch, step, finished, best
-        "loss_sum": loss_sum,  # over all ranks
+        "loss_sum": loss_sum,
         **trainer.tensors(),  # model, average, optimizer, scaler
     }
     if predictions is not None:  # at the end of an epoch
@@ -198,10 +200,16 @@ def _problem(found: dict[str, Any], kinds: dict[str, type]) -> str:
         return "facts or best have other fields than in this version"
     if min(found.get("epoch", 0), found.get("step", 0)) < 0:
         return "epoch or step is below 0"
+    wrong = not_finite(found)
+    return f"{wrong} holds NaN or infinity" if wrong else ""
+
+
+def not_finite(content: dict[str, Any]) -> str:
+    """The first weight, average or running statistic in `content` that is NaN or infinite; empty if none is."""
     for part in ("model", "average"):
-        for name, value in (found.get(part) or {}).items():
+        for name, value in (content.get(part) or {}).items():
             if not isinstance(value, Tensor) or not value.isfinite().all():
-                return f"{part}.{name} holds NaN or infinity"
+                return f"{part}.{name}"
     return ""
 
 

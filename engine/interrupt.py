@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: every rank finishes the same step, and the run can be saved."""
+"""Ctrl-C, SIGTERM and the time to save: the ranks agree after which step, so that all of them stop or save together."""
 
 import os
 import signal
@@ -29,11 +29,14 @@ class StopRequest:
     the thread decides what a signal does.
 
     The ranks exchange one small message per step in the background and read it a step later, so nothing waits for it
-    and all of them stop after the same step.
+    and all of them stop after the same step. The message also says that the first rank finds it time to save:
+    `save_minutes` after the last save (0: never).
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, save_minutes: float = 0.0) -> None:
         self._ranks = ranks
+        self._save_seconds = 60 * save_minutes
+        self.saved()
         self._signal, self._signal_time = 0, 0.0
         self._previous_handlers: dict[int, Any] = {}
         self._sent: tuple[Any, torch.Tensor] | None = None
@@ -66,23 +69,34 @@ class StopRequest:
         if self._agreed(last=True):
             raise Stopped
 
+    def saved(self) -> None:
+        """Count the time to the next save from now; every rank must call it."""
+        self.time_to_save, self._asked, self._saved_time = False, False, time.monotonic()
+
     def _agreed(self, *, last: bool = False) -> bool:
         if self._ranks.world_size == 1:
+            self.time_to_save = self._is_time()
             return bool(self._signal)
         if self._received():
             return True
-        flag = torch.tensor([self._signal])
-        self._sent = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._ranks.host_group, async_op=True), flag)
+        ask = self._ranks.first and not self._asked and self._is_time()  # once, until it is saved
+        self._asked |= ask
+        flags = torch.tensor([self._signal, int(ask)])
+        self._sent = (dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._ranks.host_group, async_op=True), flags)
         return self._received() if last else False
+
+    def _is_time(self) -> bool:
+        return 0 < self._save_seconds < time.monotonic() - self._saved_time
 
     def _received(self) -> bool:
         """Whether a rank reported a signal in the last exchange, which is completed if it is still pending."""
         if self._sent is None:
             return False
-        work, flag = self._sent
+        work, flags = self._sent
         self._sent = None
         work.wait()
-        return bool(flag.item())
+        self.time_to_save |= bool(flags[1])
+        return bool(flags[0])
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()

@@ -2,9 +2,10 @@
 
 import json
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import torch
@@ -67,6 +68,7 @@ class EpochProgress:
         self._start = self._shown = time.perf_counter()
         self._reading: Reading | None = None
         self._to_log: deque[tuple[int, Reading]] = deque()
+        self._logging = threading.Lock()
         self._bad_step = torch.full((), _NO_STEP, dtype=torch.int64, device=ranks.device)
         self._bad_loss = torch.zeros((), device=ranks.device)
         self._bad_index = torch.zeros(self._partition.local_batch_size, dtype=torch.int64, device=ranks.device)
@@ -108,6 +110,20 @@ class EpochProgress:
         if int(self._bad_step.item()) != _NO_STEP:
             self._raise_not_finite()
 
+    def settling(self) -> Callable[[], bool]:
+        """A function that waits for the steps so far, logs them, and returns whether all their losses are finite.
+
+        For another thread: this one goes on, and raises the error by itself when it learns of a loss that is not.
+        """
+        bad_step = Reading(self._bad_step[None])
+
+        def settled() -> bool:
+            finite = bad_step.values()[0] == _NO_STEP
+            self._write_log()  # what was read before has arrived too
+            return finite
+
+        return settled
+
     def finish(self) -> tuple[dict[str, float], str]:
         """The epoch's mean loss, images/s over all ranks and this rank's data waits; and a sentence on the waits."""
         self.flush()
@@ -129,12 +145,13 @@ class EpochProgress:
         return self._schedule.learning_rate(self._state.epoch, max(0, steps - 1))
 
     def _write_log(self, *, wait: bool = False) -> None:
-        while self._to_log and (wait or self._to_log[0][1].here):
-            step, reading = self._to_log.popleft()
-            if self._records is not None:
-                figures = {"loss": reading.values()[0], "learning_rate": self._learning_rate(step)}
-                total = self._schedule.step_of_run(self._state.epoch, step)
-                self._records.step(self._state.epoch, step, total, figures)
+        with self._logging:
+            while self._to_log and (wait or self._to_log[0][1].here):
+                step, reading = self._to_log.popleft()
+                if self._records is not None:
+                    figures = {"loss": reading.values()[0], "learning_rate": self._learning_rate(step)}
+                    total = self._schedule.step_of_run(self._state.epoch, step)
+                    self._records.step(self._state.epoch, step, total, figures)
 
     def _show(self, reading: Reading, now: float) -> None:
         loss_sum, bad_step = reading.values()

@@ -4,7 +4,7 @@ Each part has one owner: engine/state.py the progress, engine/data.py the batche
 the step, engine/records.py the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from engine.checkpoint import (
     checkpoint_of,
     lost_best,
     mend_best,
+    not_finite,
     run_facts,
     save_best,
     save_checkpoint,
@@ -33,6 +34,7 @@ from engine.evaluate import Predictions, predict
 from engine.interrupt import Stopped, StopRequest
 from engine.progress import EpochProgress
 from engine.records import CURVES, METRICS, SETTINGS, Records, member_folder
+from engine.saver import Content, Saver
 from engine.state import RunState
 from engine.trainer import Trainer, build_trainer
 from engine.tune import chosen_way
@@ -56,6 +58,7 @@ class Run:
     data: Data
     trainer: Trainer
     stop: StopRequest
+    saver: Saver
     records: Records | None
 
     def epoch_progress(self) -> EpochProgress:
@@ -76,7 +79,8 @@ class Run:
         predictions = predict(trainer.judged_model, trainer.objective, batches, ranks, autocast=trainer.autocast)
         wrong = np.isnan(predictions.probability).sum()
         if wrong:
-            self._require_finite()  # raises if the weights are the cause
+            if not self.trainer.is_finite():
+                raise self._not_finite()
             raise UserError(
                 f"{wrong} of {len(predictions.probability)} predictions of epoch {self.state.epoch + 1} are NaN; "
                 f"earlier checkpoints in {self.folder} are kept: continue with --precision fp32, or start from scratch "
@@ -99,27 +103,56 @@ class Run:
         if self.records is not None:
             self.records.epoch(epoch, metrics)
         state.end_epoch(finished=stale or epoch + 1 == config.epochs)
-        # last.pt first: it records which epoch was the best, and best.pt can be rebuilt from it.
-        saved = self.save(predictions)
-        if best and saved:
-            save_best(saved, self.folder)
+        self.save(predictions, best=best)
         return best
 
-    def save(self, predictions: Predictions | None = None) -> dict[str, Any]:
-        """Write last.pt; every rank must call it, the first one writes the file and gets its content.
+    def save_if_due(self, progress: EpochProgress) -> None:
+        """Save within an epoch, after `save_every` steps or `save_minutes`; every rank must call it after each step.
 
-        Raises UserError, and leaves the file unchanged, if the weights are not finite.
+        Raises UserError if the save before could not be written, as soon as that is known.
         """
-        loss_sum = float(self.ranks.sum(self.state.loss_sum).item())
-        self._require_finite()
+        self.saver.check()
+        step, steps = self.state.step, self.data.samples.partition.steps
+        if step < steps and (step % self.config.save_every == 0 or self.stop.time_to_save):
+            self.save(settled=progress.settling())
+
+    def save(
+        self,
+        predictions: Predictions | None = None,
+        *,
+        best: bool = False,
+        settled: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Write last.pt, and best.pt if this epoch is the best, while training goes on; every rank must call it, the
+        first one writes.
+
+        settled: called by the thread that writes, before it does: waits for what must be on disk first, and returns
+        whether the state may be saved. A later call, or the end of the run, raises UserError if the weights are not
+        finite or a file cannot be written; the files that were there before are kept.
+        """
+        loss_sum = self.ranks.sum(self.state.loss_sum)
+        self.stop.saved()
         if not self.ranks.first:
-            return {}
+            return
+        refusal = self._not_finite()
+
+        def write(content: Content) -> None:
+            if not settled():
+                return
+            if not_finite(content):
+                raise refusal
+            content["loss_sum"] = float(content["loss_sum"])
+            # last.pt first: it records which epoch was the best, and best.pt can be rebuilt from it.
+            save_checkpoint(content, self.folder / LAST)
+            if best:
+                save_best(content, self.folder)
+
         content = checkpoint_of(self.config, self.facts, self.state, loss_sum, self.trainer, predictions)
-        save_checkpoint(content, self.folder / LAST)
-        return content
+        self.saver.save(content, write)
 
     def write_results(self) -> None:
-        """Write oof.parquet, from last.pt and best.pt, if a fold is held out."""
+        """Wait for the last save; then write oof.parquet, from last.pt and best.pt, if a fold is held out."""
+        self.saver.wait()
         if self.ranks.first and self.config.fold is not None:
             remark = write_oof(self.folder, self.data.samples.shards)
             if remark:
@@ -130,13 +163,12 @@ class Run:
         if self.records is not None:
             self.records.say(line)
 
-    def _require_finite(self) -> None:
-        if not self.trainer.is_finite():
-            raise UserError(
-                f"the weights are NaN or infinite after step {self.state.step} of epoch {self.state.epoch + 1}; "
-                f"earlier checkpoints in {self.folder} are kept: start from scratch (--resume never) with a lower "
-                f"--optim.lr (now {self.config.optim.lr}) or --optim.clip_grad 1"
-            )
+    def _not_finite(self) -> UserError:
+        return UserError(
+            f"the weights are NaN or infinite after step {self.state.step} of epoch {self.state.epoch + 1}; "
+            f"earlier checkpoints in {self.folder} are kept: start from scratch (--resume never) with a lower "
+            f"--optim.lr (now {self.config.optim.lr}) or --optim.clip_grad 1"
+        )
 
 
 def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
@@ -175,8 +207,9 @@ def _require_files(folder: Path) -> None:
 def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
     """Open the run of a member that is not finished, at the last saved step if there is one.
 
-    At the end, even after an error, threads, pipelines and files are closed. If the user or the machine asked the run
-    to stop (Stopped), it is saved first. Raises UserError if another process trains the member.
+    At the end, even after an error, the save under way is written, and threads, pipelines and files are closed. If the
+    user or the machine asked the run to stop (Stopped), it is saved first. Raises UserError if another process trains
+    the member.
     """
     folder = member_folder(config)
     with ExitStack() as resources:
@@ -208,7 +241,13 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
         )
         del saved  # the trainer has loaded its tensors
         # The loader last: a cache on the GPU uses the memory that the model leaves free.
-        data = resources.enter_context(open_data(config, ranks, samples, way.loader, state))
+        try:
+            data = resources.enter_context(open_data(config, ranks, samples, way.loader, state))
+        except UserError as error:
+            if way.loader is config.loader:
+                raise
+            remarks.append(f"warning: continuing without the loader's settings that --autotune found: {error}")
+            data = resources.enter_context(open_data(config, ranks, samples, config.loader, state))
         records = None
         if ranks.first:
             if not state.begun:
@@ -225,7 +264,8 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             state=state,
             data=data,
             trainer=trainer,
-            stop=resources.enter_context(StopRequest(ranks)),
+            stop=resources.enter_context(StopRequest(ranks, config.save_minutes)),
+            saver=resources.enter_context(Saver(ranks.device)),
             records=records,
         )
         for remark in filter(None, [*remarks, *trainer.remarks, *data.loader.remarks]):
@@ -241,6 +281,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
                 run.say(f"stopped by {run.stop.name}: {folder} is finished")
                 raise
             run.save()
+            run.saver.wait()
             run.say(
                 f"stopped by {run.stop.name} after step {state.step} of {samples.partition.steps} in epoch "
                 f"{state.epoch + 1}: {folder} is saved; run the same command again to continue"

@@ -1,18 +1,13 @@
 """The fastest way to run the step on this machine: measured by --autotune, remembered, looked up by later runs."""
 
-import gc
 import hashlib
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import product, repeat
 from pathlib import Path
-from statistics import median
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import torch
 from rich.table import Table
@@ -20,22 +15,21 @@ from rich.table import Table
 from configs.console import plain_console
 from configs.errors import UserError
 from configs.files import written_whole
-from configs.schema import LoaderConfig, Placement, TrainConfig
+from configs.schema import LoaderConfig, TrainConfig
 from engine.distributed import Ranks
-from engine.prepare_step import Speed, blank_batch
-from engine.trainer import Trainer, build_trainer
-from loaders.batch import Batch
-from loaders.loader import Loader
-from loaders.order import Partition
+from engine.prepare_step import Speed
+from engine.trials import MIN_SPEEDUP, Bench, Trial
 from loaders.placement import available_placements
-from loaders.shards import ShardSet
-from prep.metadata import FEATURES
 
-_STEP_SECONDS = 4.0  # per way to run the step, compilation not included
-_LOADER_SECONDS = 6.0  # per placement
-_WARM_UP = 3
-_MIN_SPEEDUP = 1.03  # a more complicated way must be faster by this factor
-_RESIDENT = "a resident batch"
+_STEP_SECONDS = 4.0  # per way to run the step
+_LOADER_SECONDS = 6.0  # per way to feed it
+# What is tried of the loader besides its placements and defaults, in this order.
+_TRIED: dict[str, tuple[Any, ...]] = {
+    "cache": ("gpu",),
+    "decode": ("cpu",),
+    "hw_decoder_load": (0.1, 0.35, 0.9),
+    "prefetch": (4, 8),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +41,25 @@ class Way:
 
 
 def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Way, list[str]]:
-    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size."""
+    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size.
+
+    The loader's settings have no auto, but for the placement: what was found is taken for those at their defaults, if
+    the placement is auto or the one found.
+    """
     known, path = ranks.from_first(lambda: remembered(config, ranks, size, local_batch_size))
     asked, loader = config.speed, config.loader
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
     switches = {"on": True, "off": False}
-    if loader.placement == "auto" and loader.cache == "none" and known:
-        loader = replace(loader, placement=known["placement"])
+    if known and loader.placement in ("auto", known["placement"]) and loader.cache == "none":
+        untouched = [name for name in _TRIED if getattr(loader, name) == getattr(LoaderConfig(), name)]
+        loader = replace(loader, **{name: known[name] for name in ("placement", *untouched)})
     speed = Speed(
         channels_last=layouts[asked.memory_format],
         compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", False)),
         cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", False)),
     )
-    remark = f"using the --autotune result in {path}: {', '.join(_words(speed))}"
+    words = [*_words(speed), *([] if loader is config.loader else [_data(loader)])]
+    remark = f"using the --autotune result in {path}: {', '.join(words)}"
     return Way(speed=speed, loader=loader), [remark] if known else []
 
 
@@ -83,147 +83,95 @@ def remembered(
 
 def _is_way(found: dict[str, Any]) -> bool:
     """Whether a remembered way is one of this version."""
-    switches = all(isinstance(found.get(field.name), bool) for field in fields(Speed))
-    return switches and found.get("placement") in get_args(Placement)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One way to run the step; images_per_s is 0 if it failed, and `note` says why."""
-
-    speed: Speed
-    placement: str = _RESIDENT  # one batch that is already on the device
-    images_per_s: float = 0.0
-    note: str = ""
+    hints = get_type_hints(LoaderConfig)
+    words = all(found.get(name) in get_args(hints[name]) for name in ("placement", "cache", "decode"))
+    try:
+        LoaderConfig(**{name: found[name] for name in ("placement", *_TRIED)})
+    except (KeyError, TypeError, UserError):
+        return False
+    return words and all(isinstance(found.get(field.name), bool) for field in fields(Speed))
 
 
 def tune(config: TrainConfig, ranks: Ranks) -> None:
-    """Measure memory formats x compilation (x CUDA graph) on a resident batch, then placements end to end with the
-    fastest of them; print the table, and remember the fastest for `chosen_way`.
+    """Find the fastest way to run the step on a resident batch, then the fastest way to feed it; print the table, and
+    remember what was found for `chosen_way`.
+
+    One setting is tried after the other, each with the best of those before, and only what the config leaves open. A
+    trial that fails is a line in the table. Twice the batch is tried too, but only suggested: it is another recipe.
 
     Several ranks measure at the same time, each by itself; the first rank's result is used by all.
     """
-    with closing(_Bench(config, ranks)) as bench:
-        layouts = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}[config.speed.memory_format]
-        compiling = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.compile]
-        graphs = {"auto": (False, True), "on": (True,), "off": (False,)}[config.speed.cuda_graph]
-        graphs = graphs if ranks.device.type == "cuda" and ranks.world_size == 1 else (False,)
-        ways = product(layouts, compiling, graphs)
-        steps = [bench.step(Speed(channels_last=way[0], compile=way[1], cuda_graph=way[2])) for way in ways]
-        fastest = steps[int(ranks.share_from_first(_fastest(steps)))]
-        ends = [bench.end_to_end(fastest, placement) for placement in bench.placements()]
-        chosen = ends[int(ranks.share_from_first(_fastest(ends)))]
+    with closing(Bench(config, ranks, step_seconds=_STEP_SECONDS, loader_seconds=_LOADER_SECONDS)) as bench:
+        speeds = _speeds(config, ranks)
+        first = Speed(**{name: values[0] for name, values in speeds.items()})
+        best = bench.measured(Trial(speed=first, batch=bench.local_batch_size))
+        for name, values in speeds.items():
+            others = [replace(best.speed, **{name: value}) for value in values[1:]]
+            best = bench.better(best, [replace(best, speed=speed) for speed in others])
+        _require_success(best, ranks)
+        feeds = _placements(config.loader, ranks)
+        best = bench.measured(replace(best, loader=feeds[0]))
+        best = bench.better(best, [replace(best, loader=feed) for feed in feeds[1:]])
+        for name in _TRIED:
+            feeds = _others(name, best.loader, config.loader)
+            best = bench.better(best, [replace(best, loader=feed) for feed in feeds])
+        _require_success(best, ranks)
+        larger = bench.measured(replace(best, batch=2 * best.batch))
     if ranks.first:
-        _print(steps, ends, chosen, bench.title)
-        _remember(config, ranks, bench, chosen)
-
-
-class _Bench:
-    """What all trials share: the data, and a resident batch of random pixels."""
-
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        self._config, self._ranks = replace(config, weights="none"), replace(ranks, world_size=1, rank=0)
-        self._shards = ShardSet(Path(config.shards))
-        self._rows = self._shards.train_rows(config.fold)
-        self.size = self._shards.size
-        self.local_batch_size = config.batch_size // ranks.world_size
-        self.title = f"{config.backbone}, {self.size} px, {self.local_batch_size} per rank, {_device_name(ranks)}"
-        self._partition = Partition(samples=len(self._rows), batch_size=self.local_batch_size)
-        blank = blank_batch(self.local_batch_size, self.size, len(FEATURES[config.model.meta]), ranks.device)
-        self._batch = replace(blank, image=torch.randint_like(blank.image, 256))
-
-    def step(self, speed: Speed) -> Trial:
-        """Time the step alone."""
-
-        def run() -> tuple[float, str]:
-            trainer = self._trainer(speed)
-            if trainer.remarks:
-                return 0.0, trainer.remarks[0]
-            return self._timed(trainer, repeat(self._batch), _STEP_SECONDS), ""
-
-        images_per_s, note = _attempted(run)
-        return Trial(speed=speed, images_per_s=images_per_s, note=note)
-
-    def placements(self) -> list[Placement]:
-        """The placements that this machine has and the settings allow."""
-        asked = self._config.loader.placement
-        return available_placements(self._ranks.device) if asked == "auto" else [asked]
-
-    def close(self) -> None:
-        """Close the shard set."""
-        self._shards.close()
-
-    def end_to_end(self, way: Trial, placement: Placement) -> Trial:
-        """Time the step on the batches of a loader with `placement`."""
-        speed, note = _attempted(lambda: (self._end_to_end(way, placement), ""))
-        return replace(way, placement=placement, images_per_s=speed, note=note)
-
-    def _end_to_end(self, way: Trial, placement: Placement) -> float:
-        trainer, config, ranks = self._trainer(way.speed), self._config, self._ranks
-        loader_config = replace(config.loader, placement=placement, cache="none")
-        with Loader(loader_config, self._shards, self._rows, ranks.device, threads=ranks.threads) as loader:
-            stream = loader.train_batches(
-                self._rows, self._partition, config.augment, meta=config.model.meta, seed=0, epochs=range(10**6)
+        _print(bench, best, f"{config.backbone}, {bench.size} px, {best.batch} per rank, {_device_name(ranks)}")
+        _remember(config, ranks, bench, best)
+        if larger.images_per_s > MIN_SPEEDUP * best.images_per_s:
+            gain = larger.images_per_s / best.images_per_s - 1
+            print(
+                f"--autotune: --batch-size {2 * config.batch_size} would train {gain:.0%} faster; the batch is part of "
+                f"the recipe, so {config.batch_size} is kept"
             )
-            return self._timed(trainer, stream, _LOADER_SECONDS)
 
-    def _trainer(self, speed: Speed) -> Trainer:
-        return build_trainer(
-            self._config,
-            self._ranks,
-            size=self.size,
-            partition=self._partition,
-            positive_weight=1.0,
-            speed=speed,
+
+def _speeds(config: TrainConfig, ranks: Ranks) -> dict[str, tuple[bool, ...]]:
+    """The settings of the step that are left open, by their names in Speed, the simplest value first."""
+    switch = {"auto": (False, True), "on": (True,), "off": (False,)}
+    alone_on_gpu = ranks.device.type == "cuda" and ranks.world_size == 1
+    layouts = {"auto": (True, False), "channels_last": (True,), "contiguous": (False,)}
+    return {
+        "channels_last": layouts[config.speed.memory_format],
+        "compile": (False,) if config.sync_batchnorm else switch[config.speed.compile],
+        "cuda_graph": switch[config.speed.cuda_graph] if alone_on_gpu else (False,),
+    }
+
+
+def _placements(asked: LoaderConfig, ranks: Ranks) -> list[LoaderConfig]:
+    """The loader in each placement that this machine has and the settings allow, without a cache."""
+    allowed = available_placements(ranks.device) if asked.placement == "auto" else [asked.placement]
+    return [replace(asked, placement=placement, cache="none") for placement in allowed]
+
+
+def _others(name: str, best: LoaderConfig | None, asked: LoaderConfig) -> list[LoaderConfig]:
+    """`best` with other values of a setting, if the user has left that at its default and `best` makes use of it."""
+    assert best is not None
+    on_gpu = best.placement == "dali-gpu"
+    decodes = on_gpu and best.cache == "none"
+    uses = {"cache": on_gpu, "decode": decodes, "hw_decoder_load": decodes and best.decode == "mixed", "prefetch": True}
+    if not uses[name] or getattr(asked, name) != getattr(LoaderConfig(), name):
+        return []
+    return [replace(best, **{name: value}) for value in _TRIED[name]]
+
+
+def _require_success(best: Trial, ranks: Ranks) -> None:
+    if ranks.first and not best.images_per_s:
+        raise UserError(
+            f"--autotune: every way to run the step failed ({best.note}): lower --batch-size where memory is short, or "
+            "train without --autotune"
         )
 
-    def _timed(self, trainer: Trainer, stream: Iterable[Batch], seconds: float) -> float:
-        """Images/s: the median over steps, on a GPU over groups of ten, waiting for the device after each."""
-        group = 10 if self._ranks.device.type == "cuda" else 1
-        iterator = iter(stream)
-        rates: list[float] = []
-        begin = time.perf_counter()
-        for _ in range(_WARM_UP):
-            trainer.step(next(iterator))
-        while len(rates) < 3 or time.perf_counter() - begin < seconds:
-            _wait(self._ranks.device)
-            start = time.perf_counter()
-            for _ in range(group):
-                trainer.step(next(iterator))
-            _wait(self._ranks.device)
-            rates.append(group * self.local_batch_size / (time.perf_counter() - start))
-        return median(rates)
 
-
-def _attempted(run: Callable[[], tuple[float, str]]) -> tuple[float, str]:
-    """What `run` returns; running out of memory is noted, not fatal, and the memory is freed."""
-    try:
-        return run()
-    except torch.OutOfMemoryError:
-        return 0.0, "out of memory"
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _fastest(trials: list[Trial]) -> int:
-    """Index of the fastest trial; a later one, which is more complicated, must be faster by a margin."""
-    if not any(trial.images_per_s for trial in trials):
-        raise UserError(f"--autotune: every way to run the step failed ({trials[0].note}): lower --batch-size")
-    best = 0
-    for number, trial in enumerate(trials):
-        if trial.images_per_s > _MIN_SPEEDUP * trials[best].images_per_s:
-            best = number
-    return best
-
-
-def _remember(config: TrainConfig, ranks: Ranks, bench: _Bench, chosen: Trial) -> None:
+def _remember(config: TrainConfig, ranks: Ranks, bench: Bench, chosen: Trial) -> None:
     _, path = remembered(config, ranks, bench.size, bench.local_batch_size)
     if path is None:
         print("--autotune: this user has no home folder (HOME), so that the result is not remembered")
         return
-    found = {**asdict(chosen.speed), "placement": chosen.placement}
+    assert chosen.loader is not None
+    found = {**asdict(chosen.speed), **{name: getattr(chosen.loader, name) for name in ("placement", *_TRIED)}}
     case = _case(config, ranks, bench.size, bench.local_batch_size)
     content = {"case": case, "found": found, "images_per_s": chosen.images_per_s}
     try:
@@ -257,13 +205,15 @@ def _device_name(ranks: Ranks) -> str:
     return f"{platform.node()}, {platform.machine()} CPU, {cores}"
 
 
-def _print(steps: list[Trial], ends: list[Trial], chosen: Trial, title: str) -> None:
+def _print(bench: Bench, chosen: Trial, title: str) -> None:
     table = Table(title=f"--autotune: {title}", title_justify="left")
     for heading in ("memory format", "compilation", "CUDA graph", "data", "images/s"):
         table.add_column(heading, justify="right" if heading == "images/s" else "left")
-    for trial in (*steps, *ends):
+    for trial in bench.trials:
         speed = f"{trial.images_per_s:,.0f}{' *' if trial is chosen else ''}" if trial.images_per_s else trial.note
-        table.add_row(*_words(trial.speed), trial.placement, speed)
+        data = "a resident batch" if trial.loader is None else _data(trial.loader)
+        larger = "" if trial.batch == chosen.batch else f", {trial.batch} per rank"
+        table.add_row(*_words(trial.speed), data + larger, speed)
     plain_console().print(table)
 
 
@@ -272,6 +222,7 @@ def _words(speed: Speed) -> list[str]:
     return [layout, f"compile {'on' if speed.compile else 'off'}", f"cuda_graph {'on' if speed.cuda_graph else 'off'}"]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _data(loader: LoaderConfig) -> str:
+    """Its placement, and what is not at its default."""
+    changed = [name for name in _TRIED if getattr(loader, name) != getattr(LoaderConfig(), name)]
+    return ", ".join([loader.placement, *(f"{name} {getattr(loader, name)}" for name in changed)])
