@@ -93,6 +93,7 @@ def build_trainer(
         channels_last=speed.channels_last,
         positive_weight=positive_weight,
     )
+    model.keep_activation_inputs()
     if config.sync_batchnorm and ranks.world_size > 1:
         model.share_batch_statistics()
     dtype = chosen_dtype(config.precision, device)
