@@ -45,6 +45,8 @@ def prepare(
     `example` is a batch of the shapes to come, for the trial steps. Every rank must request the same.
     """
     network, remarks = model, []
+    if ranks.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # each shape's first step times the algorithms; before any capture
     if compiling:
         network, remark = _compiled(model, gradients, example)
         if not ranks.all_of(not remark):  # all ranks or none, so that they exchange gradients in the same order
@@ -108,7 +110,7 @@ def blank_batch(samples: int, size: int, meta_features: int, device: torch.devic
 
 
 def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[nn.Module, str]:
-    network: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    network: nn.Module = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
     try:
         with _unchanged_buffers(model):
             replace(gradients, network=network)(example)

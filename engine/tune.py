@@ -21,6 +21,7 @@ from configs.console import plain_console
 from configs.errors import UserError
 from configs.files import written_whole
 from configs.schema import LoaderConfig, Placement, TrainConfig
+from engine.default_speed import default_speed
 from engine.distributed import Ranks
 from engine.prepare_step import Speed, blank_batch
 from engine.trainer import Trainer, build_trainer
@@ -46,18 +47,22 @@ class Way:
     loader: LoaderConfig
 
 
-def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Way, list[str]]:
-    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size."""
+def chosen_way(
+    config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int, *, steps: int
+) -> tuple[Way, list[str]]:
+    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size;
+    else what the rule says for the `steps` still to do."""
     known, path = ranks.from_first(lambda: remembered(config, ranks, size, local_batch_size))
     asked, loader = config.speed, config.loader
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
     switches = {"on": True, "off": False}
+    compiling, capturing = default_speed(steps, on_gpu=ranks.device.type == "cuda", world_size=ranks.world_size)
     if loader.placement == "auto" and loader.cache == "none" and known:
         loader = replace(loader, placement=known["placement"])
     speed = Speed(
         channels_last=layouts[asked.memory_format],
-        compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", False)),
-        cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", False)),
+        compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", compiling)),
+        cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", capturing)),
     )
     remark = f"using the --autotune result in {path}: {', '.join(_words(speed))}"
     return Way(speed=speed, loader=loader), [remark] if known else []

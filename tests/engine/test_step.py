@@ -10,7 +10,7 @@ from configs.schema import Inputs, ModelConfig, OptimConfig
 from engine.distributed import joined_ranks
 from engine.network import build_network
 from engine.precision import autocast_of, chosen_dtype
-from engine.prepare_step import _captured, blank_batch, prepare
+from engine.prepare_step import _captured, _compiled, blank_batch, prepare
 from engine.step import Gradients
 from loaders.batch import Batch
 from models.fusion import FusionModel
@@ -100,16 +100,50 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     assert_the_same(gradients(model), found, 1e-4)
 
 
-def test_without_a_compiler_training_continues_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_training_continues_and_says_why() -> None:
     model, step = network("cpu", inputs="image")  # not compiled before in this process
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with joined_ranks("cpu") as ranks:
+    no_compiler = {"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}
+    with (
+        joined_ranks("cpu") as ranks,
+        torch._inductor.config.patch(no_compiler),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
         eager = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
     (remark,) = eager.remarks
     assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: ")
+    assert "no-such-compiler" in remark
     assert not eager.compiled
     assert eager.gradients(batch("cpu")).isfinite()
+
+
+class Branching(torch.nn.Module):
+    """Looks at a value within the forward pass, which cannot be compiled as one graph."""
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(image, meta)
+        return logits if logits.sum() > 0 else 2 * logits
+
+
+def test_a_graph_break_is_a_remark_and_no_silence() -> None:
+    model, step = network("cpu", inputs="meta")
+    broken = Branching(model)
+    eager, remark = _compiled(broken, replace(step, network=broken), batch("cpu"))
+    assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: Unsupported: ")
+    assert eager is broken
+
+
+@pytest.mark.parametrize(("kind", "timed"), [("cpu", False), ("cuda", True)])
+def test_cudnn_times_its_algorithms_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch, kind: str, timed: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model, step = network("cpu")
+    with joined_ranks("cpu") as ranks:
+        ranks = replace(ranks, device=torch.device(kind))
+        prepare(step, model, batch("cpu"), ranks, compiling=False, capturing=False)
+    assert torch.backends.cudnn.benchmark == timed
 
 
 def test_without_a_gpu_no_graph_is_captured() -> None:
