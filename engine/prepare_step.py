@@ -15,6 +15,7 @@ from engine.distributed import Ranks
 from engine.step import Gradients, Iteration
 from loaders.batch import TENSORS, Batch
 
+_MOST_NETWORKS = 64  # that a process may compile, say of a grid; folds of one backbone share a compilation
 _WARM_UP_STEPS = 3  # libraries choose their algorithms in the first steps, which must not be captured
 
 
@@ -114,6 +115,7 @@ def blank_batch(samples: int, size: int, meta_features: int, device: torch.devic
 
 
 def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[nn.Module, str]:
+    torch._dynamo.config.recompile_limit = _MOST_NETWORKS
     network: nn.Module = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
     try:
         with _unchanged(model.buffers()):

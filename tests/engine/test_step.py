@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -141,6 +142,16 @@ def test_a_graph_break_is_a_remark_and_no_silence() -> None:
     eager, remark = _compiled(broken, replace(step, network=broken), batch("cpu"))
     assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: Unsupported: ")
     assert eager is broken
+
+
+def test_all_networks_of_a_large_grid_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    for number in range(10):  # torch gives up after eight
+        model, step = network("cpu", inputs="meta")
+        model.head.drop = number / 10
+        compiled, remark = _compiled(model, step, batch("cpu"))
+        assert compiled is not model, remark
 
 
 @pytest.mark.parametrize(("kind", "timed"), [("cpu", False), ("cuda", True)])
