@@ -177,12 +177,14 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig:
-    """How the training step is run; auto is what --autotune found fastest on this machine, else a plain eager step."""
+    """How the training step is run; auto is what --autotune found fastest on this machine, else a rule: eager on a CPU;
+    on a GPU compiled and replayed where the steps still to do pay for it (engine/default_speed.py)."""
 
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     """Memory layout of images and weights; auto without an --autotune result is what suits the backbone."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile: the first step takes a minute longer. If it fails, training continues without it and says why."""
+    """torch.compile: the first step takes a minute longer. If it fails (a part that it cannot compile is
+    a failure), training continues without it and says why."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Replay the step as one CUDA graph, on one GPU; if it cannot be captured, training continues without it."""
 

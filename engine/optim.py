@@ -10,24 +10,39 @@ from torch import Tensor, nn
 from configs.schema import OptimConfig
 
 
-def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; vectors and scalars (norms, biases) have no weight decay."""
+def create_optimizer(model: nn.Module, config: OptimConfig, *, capturable: bool = False) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; vectors and scalars (norms, biases) have no weight decay.
+
+    capturable: the learning rate is a tensor on the device, so that a CUDA graph reads the value of each step.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    rate = torch.tensor(config.lr, device=trained[0].device) if capturable else config.lr
+    return torch.optim.AdamW(groups, lr=rate, fused=True)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state_dict, with learning rates as numbers: what `load_optimizer` loads on any device."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return state
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state_dict, with its moments in the memory format that their parameters have now.
+    """Load what `optimizer_state` returned, with its moments in the memory format that their parameters have now.
 
     A run may continue in another memory format; fused steps ignore strides and would pair weights with the moments of
     other weights.
     """
+    rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])
         for parameter in group["params"]:
             kept = optimizer.state[parameter]
             for name, value in kept.items():
@@ -65,19 +80,20 @@ class Schedule:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the same learning rate; a tensor is filled, because a CUDA graph may read it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
 
 class MovingAverage:
     """Exponential moving average of a model's parameters and running statistics, in a copy of it, `model`.
 
     The decay of update t, from 1, is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten.
-    The batch counters of batch norms are copied.
+    The batch counters of batch norms are copied. capturable: the decay is a tensor on the device, so that a CUDA graph
+    reads the value of each step.
     """
 
-    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float, *, capturable: bool = False) -> None:
         self.model = average.requires_grad_(False).eval()
         self._decay = decay
         self._averages: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -85,11 +101,21 @@ class MovingAverage:
         for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             self._averages[mean.is_floating_point()].append(mean)
             self._values[mean.is_floating_point()].append(value)
+        self._weight: Tensor | float = torch.zeros((), device=self._averages[True][0].device) if capturable else 0.0
+
+    def set_step(self, step: int) -> None:
+        """Set the decay of the next update, the one after optimiser step `step` (from 0)."""
+        weight = 1 - min(self._decay, (2 + step) / (11 + step))
+        self._weight = self._weight.fill_(weight) if isinstance(self._weight, Tensor) else weight
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Include the weights after optimiser step `step` (from 0); no copy to the host, few kernel launches."""
-        weight = 1 - min(self._decay, (2 + step) / (11 + step))
-        torch._foreach_lerp_(self._averages[True], self._values[True], weight)
+    def update(self) -> None:
+        """Include the weights as they are now; no copy to the host, few kernel launches."""
+        if isinstance(self._weight, Tensor):  # lerp takes a number, or a weight for each element
+            change = torch._foreach_sub(self._values[True], self._averages[True])
+            torch._foreach_mul_(change, self._weight)
+            torch._foreach_add_(self._averages[True], change)
+        else:
+            torch._foreach_lerp_(self._averages[True], self._values[True], self._weight)
         if self._averages[False]:
             torch._foreach_copy_(self._averages[False], self._values[False])

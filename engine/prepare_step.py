@@ -1,7 +1,7 @@
-"""How the gradients of a step are computed: compiled, distributed over the ranks, replayed as a CUDA graph."""
+"""How a step is run: compiled, distributed over the ranks, replayed as a CUDA graph."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.errors import UserError
 from engine.distributed import Ranks
-from engine.step import Gradients
+from engine.step import Gradients, Iteration
 from loaders.batch import TENSORS, Batch
 
+_MOST_NETWORKS = 64  # that a process may compile, say of a grid; folds of one backbone share a compilation
 _WARM_UP_STEPS = 3  # libraries choose their algorithms in the first steps, which must not be captured
 
 
@@ -29,63 +30,69 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A function batch -> loss that computes gradients; how it runs; and, for the user, why not as requested."""
+    """A function batch -> loss that trains on the batch; how it runs; and, for the user, why not as requested."""
 
-    gradients: Callable[[Batch], Tensor]
+    iteration: Callable[[Batch], Tensor]
     compiled: bool
     captured: bool
     remarks: list[str]
 
 
 def prepare(
-    gradients: Gradients, model: nn.Module, example: Batch, ranks: Ranks, *, compiling: bool, capturing: bool
+    iteration: Iteration, model: nn.Module, example: Batch, ranks: Ranks, *, compiling: bool, capturing: bool
 ) -> Prepared:
-    """`gradients` over `model`, distributed over the ranks, and compiled and captured if requested and possible.
+    """`iteration` over `model`, distributed over the ranks, and compiled and captured if requested and possible.
 
     `example` is a batch of the shapes to come, for the trial steps. Every rank must request the same.
     """
     network, remarks = model, []
+    if ranks.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # each shape's first step times the algorithms; before any capture
     if compiling:
-        network, remark = _compiled(model, gradients, example)
+        network, remark = _compiled(model, iteration.gradients, example)
         if not ranks.all_of(not remark):  # all ranks or none, so that they exchange gradients in the same order
             network = model
             remarks = [remark or "speed.compile: continuing without it, because it failed on another rank"]
     compiled = network is not model
     if ranks.world_size > 1:
         network = _distributed(network, ranks)
-    gradients = replace(gradients, network=network)
+    iteration = replace(iteration, gradients=replace(iteration.gradients, network=network))
     if not capturing:
-        return Prepared(gradients=gradients, compiled=compiled, captured=False, remarks=remarks)
-    captured, remark = _captured(gradients, model, example)
+        return Prepared(iteration=iteration, compiled=compiled, captured=False, remarks=remarks)
+    captured, remark = _captured(iteration, model, example)
     remarks += [remark] if remark else []
-    return Prepared(gradients=captured, compiled=compiled, captured=not remark, remarks=remarks)
+    return Prepared(iteration=captured, compiled=compiled, captured=not remark, remarks=remarks)
 
 
-class CapturedGradients:
-    """Gradients on one GPU, captured over static buffers and replayed: one launch from the host, not a thousand.
+class CapturedIteration:
+    """An iteration on one GPU, captured over static buffers and replayed: one launch from the host, not a thousand.
 
-    Dropout stays a function of the seed: the graph reads the generator's state at each replay.
+    Each replay reads the generator's state, the learning rate and the average's decay, so that all of them stay
+    functions of the step. The optimiser and the average must be capturable.
     """
 
-    def __init__(self, gradients: Gradients, model: nn.Module, example: Batch) -> None:
+    def __init__(self, iteration: Iteration, model: nn.Module, example: Batch) -> None:
         tensors = {name: getattr(example, name).clone() for name in TENSORS}
         self._static = replace(example, **tensors)
-        with _unchanged_buffers(model):
+        with _unchanged_training(iteration, model):
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UP_STEPS):
-                    gradients(self._static)
+                    iteration(self._static)
             torch.cuda.current_stream().wait_stream(side)
             # Gradients allocated during the capture are in the graph's memory, and each replay overwrites them.
-            gradients.network.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             self._graph = torch.cuda.CUDAGraph()
             # The loader's threads may use CUDA meanwhile.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._loss = gradients(self._static)
+            with (
+                _capturable(iteration.optimizer),
+                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+            ):
+                self._loss = iteration(self._static)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Like Gradients; the loss is overwritten by the next call."""
+        """Like Iteration; the loss is overwritten by the next call."""
         for name in TENSORS:
             getattr(self._static, name).copy_(getattr(batch, name), non_blocking=True)
         self._graph.replay()
@@ -108,9 +115,10 @@ def blank_batch(samples: int, size: int, meta_features: int, device: torch.devic
 
 
 def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[nn.Module, str]:
-    network: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    torch._dynamo.config.recompile_limit = _MOST_NETWORKS
+    network: nn.Module = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
     try:
-        with _unchanged_buffers(model):
+        with _unchanged(model.buffers()):
             replace(gradients, network=network)(example)
             model.zero_grad(set_to_none=True)
     # Compilation can fail in any way: no compiler, an unsupported operator, a bug in the compiler.
@@ -120,27 +128,27 @@ def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[n
     return network, ""
 
 
-def _captured(gradients: Gradients, model: nn.Module, example: Batch) -> tuple[Callable[[Batch], Tensor], str]:
+def _captured(iteration: Iteration, model: nn.Module, example: Batch) -> tuple[Callable[[Batch], Tensor], str]:
     if example.image.device.type != "cuda":
-        return gradients, "speed.cuda_graph: continuing without it, because there is no GPU"
-    if isinstance(gradients.network, DistributedDataParallel):
+        return iteration, "speed.cuda_graph: continuing without it, because there is no GPU"
+    if isinstance(iteration.gradients.network, DistributedDataParallel):
         why = "because several ranks exchange gradients within the step"
-        return gradients, f"speed.cuda_graph: continuing without it, {why}"
+        return iteration, f"speed.cuda_graph: continuing without it, {why}"
     try:
-        return CapturedGradients(gradients, model, example), ""
+        return CapturedIteration(iteration, model, example), ""
     except RuntimeError as error:
         reason = _first_line(error)
     try:  # a failed capture may leave the random number generator unusable
-        with _unchanged_buffers(model):
-            gradients(example)
+        with _unchanged_training(iteration, model):
+            iteration(example)
             torch.cuda.synchronize()
     except RuntimeError as error:
         raise UserError(
             f"speed.cuda_graph: capturing failed ({reason}) and left CUDA unusable: run the command again with "
             "--speed.cuda_graph off"
         ) from error
-    gradients.network.zero_grad(set_to_none=True)
-    return gradients, f"speed.cuda_graph: continuing without it, because capturing failed: {reason}"
+    model.zero_grad(set_to_none=True)
+    return iteration, f"speed.cuda_graph: continuing without it, because capturing failed: {reason}"
 
 
 def _distributed(network: nn.Module, ranks: Ranks) -> nn.Module:
@@ -153,14 +161,46 @@ def _distributed(network: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 @contextmanager
-def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore the running statistics afterwards: trial steps do not count."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+def _unchanged(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Restore the values of `tensors` afterwards, where they lie: trial steps do not count."""
+    kept = [(tensor, tensor.clone()) for tensor in tensors]
     try:
         yield
     finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
+
+
+@contextmanager
+def _unchanged_training(iteration: Iteration, model: nn.Module) -> Iterator[None]:
+    """Restore all that an iteration changes: weights, running statistics, averages, moments, loss scale."""
+    optimizer, scaler = iteration.optimizer, iteration.gradients.scaler
+    networks = [model] if iteration.average is None else [model, iteration.average.model]
+    kept = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    scale = scaler.state_dict()
+    try:
+        with _unchanged([*kept, *moments]):
+            yield
+    finally:
+        if not moments:  # those of a new optimiser, made by its first step, begin with zeros
+            for state in optimizer.state.values():
+                for tensor in state.values():
+                    tensor.zero_()
+        scaler.load_state_dict(scale)
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Allow the optimiser to be captured. Not for good: torch warns where such an optimiser steps by itself."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
 
 
 def _first_line(error: BaseException) -> str:

@@ -226,7 +226,9 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
         if saved and ranks.first:
             mend_best(saved, folder)
         state = RunState.at(saved, ranks.device, ranks.world_size)
-        way, found = chosen_way(config, ranks, samples.shards.size, samples.partition.local_batch_size)
+        partition = samples.partition
+        to_do = (config.epochs - state.epoch) * partition.steps - state.step
+        way, found = chosen_way(config, ranks, samples.shards.size, partition.local_batch_size, steps=to_do)
         renamed = known_as != config.backbone and config.backbone not in SHORT_NAMES
         remarks += [f"backbone {config.backbone} is {known_as} in this version of timm" if renamed else None, *found]
         remarks.append(lost_best(saved, folder) if saved and ranks.first else None)
@@ -234,7 +236,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             config,
             ranks,
             size=samples.shards.size,
-            partition=samples.partition,
+            partition=partition,
             positive_weight=samples.positive_weight,
             speed=way.speed,
             saved=saved,
@@ -283,7 +285,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             run.save()
             run.saver.wait()
             run.say(
-                f"stopped by {run.stop.name} after step {state.step} of {samples.partition.steps} in epoch "
+                f"stopped by {run.stop.name} after step {state.step} of {partition.steps} in epoch "
                 f"{state.epoch + 1}: {folder} is saved; run the same command again to continue"
             )
             raise

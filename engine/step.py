@@ -3,6 +3,8 @@
 engine/prepare_step.py compiles, distributes and captures it; engine/trainer.py builds it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,15 +24,13 @@ from models.losses import Objective
 class Step:
     """Batch -> its mean loss, float32 scalar; updates the weights. Nothing waits for the device.
 
-    Learning rate and dropout are functions of the batch's epoch and step, so a resumed run needs no state for them.
+    Learning rate, dropout and the average's decay are functions of the batch's epoch and step, so a resumed run needs
+    no state for them. They are set here; `iteration` reads them.
     """
 
-    gradients: Callable[[Batch], Tensor]
+    iteration: Callable[[Batch], Tensor]
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
     average: MovingAverage | None
-    parameters: list[nn.Parameter]
-    clip_grad: float
     schedule: Schedule
     seed: int
     rank: int
@@ -38,15 +38,35 @@ class Step:
     def __call__(self, batch: Batch) -> Tensor:
         """Train on one batch; the loss may be overwritten by the next call."""
         set_learning_rate(self.optimizer, self.schedule.learning_rate(batch.epoch, batch.step))
+        if self.average is not None:
+            self.average.set_step(self.schedule.step_of_run(batch.epoch, batch.step))
         torch.manual_seed(dropout_seed(self.seed, batch.epoch, batch.step, self.rank))
-        loss = self.gradients(batch)
-        self.scaler.unscale_(self.optimizer)
+        return self.iteration(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """Batch -> its mean loss, float32 scalar; updates the weights and their average.
+
+    The same work on the device for each batch, so that a CUDA graph can hold all of it.
+    """
+
+    gradients: Gradients
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    parameters: list[nn.Parameter]
+    clip_grad: float
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Gradients, clipping, optimiser, moving average."""
+        loss, scaler = self.gradients(batch), self.gradients.scaler
+        scaler.unscale_(self.optimizer)
         if self.clip_grad:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        scaler.step(self.optimizer)
+        scaler.update()
         if self.average is not None:
-            self.average.update(self.schedule.step_of_run(batch.epoch, batch.step))
+            self.average.update()
         return loss
 
 

@@ -13,11 +13,11 @@ from configs.errors import UserError
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 from engine.network import build_network
-from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
+from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer, optimizer_state
 from engine.precision import autocast_of, chosen_dtype
 from engine.prepare_step import Speed, blank_batch, prepare
 from engine.records import member_folder
-from engine.step import Gradients, Step
+from engine.step import Gradients, Iteration, Step
 from loaders.order import Partition
 from models.fusion import FusionModel
 from models.losses import Objective
@@ -54,7 +54,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -93,13 +93,17 @@ def build_trainer(
         channels_last=speed.channels_last,
         positive_weight=positive_weight,
     )
+    model.keep_activation_inputs()
     if config.sync_batchnorm and ranks.world_size > 1:
         model.share_batch_statistics()
     dtype = chosen_dtype(config.precision, device)
     # bf16 has the range of float32; fp16 gradients would vanish without scaling.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    average = MovingAverage(model, copy.deepcopy(model), config.optim.ema) if config.optim.ema else None
-    optimizer = create_optimizer(model, config.optim)
+    capturable = speed.cuda_graph and device.type == "cuda" and ranks.world_size == 1
+    average = None
+    if config.optim.ema:
+        average = MovingAverage(model, copy.deepcopy(model), config.optim.ema, capturable=capturable)
+    optimizer = create_optimizer(model, config.optim, capturable=capturable)
     if saved:
         try:
             model.load_state_dict(saved["model"])
@@ -124,15 +128,19 @@ def build_trainer(
         parts=config.accumulate,
     )
     example = blank_batch(local, size, len(FEATURES[config.model.meta]), device)
-    ready = prepare(gradients, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph)
-    schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
-    step = Step(
-        gradients=ready.gradients,
+    iteration = Iteration(
+        gradients=gradients,
         optimizer=optimizer,
-        scaler=scaler,
         average=average,
         parameters=list(model.parameters()),
         clip_grad=config.optim.clip_grad,
+    )
+    ready = prepare(iteration, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph)
+    schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
+    step = Step(
+        iteration=ready.iteration,
+        optimizer=optimizer,
+        average=average,
         schedule=schedule,
         seed=config.seed,
         rank=ranks.rank,

@@ -16,6 +16,7 @@ from configs.console import plain_console
 from configs.errors import UserError
 from configs.files import written_whole
 from configs.schema import LoaderConfig, TrainConfig
+from engine.default_speed import default_speed
 from engine.distributed import Ranks
 from engine.prepare_step import Speed
 from engine.trials import MIN_SPEEDUP, Bench, Trial
@@ -40,8 +41,11 @@ class Way:
     loader: LoaderConfig
 
 
-def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int) -> tuple[Way, list[str]]:
-    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size.
+def chosen_way(
+    config: TrainConfig, ranks: Ranks, size: int, local_batch_size: int, *, steps: int
+) -> tuple[Way, list[str]]:
+    """What the settings say; where they say auto, what --autotune found before for this machine, backbone and size;
+    else what the rule says for the `steps` still to do.
 
     The loader's settings have no auto, but for the placement: what was found is taken for those at their defaults, if
     the placement is auto or the one found.
@@ -50,13 +54,14 @@ def chosen_way(config: TrainConfig, ranks: Ranks, size: int, local_batch_size: i
     asked, loader = config.speed, config.loader
     layouts: dict[str, bool | None] = {"channels_last": True, "contiguous": False, "auto": known.get("channels_last")}
     switches = {"on": True, "off": False}
+    compiling, capturing = default_speed(steps, on_gpu=ranks.device.type == "cuda", world_size=ranks.world_size)
     if known and loader.placement in ("auto", known["placement"]) and loader.cache == "none":
         untouched = [name for name in _TRIED if getattr(loader, name) == getattr(LoaderConfig(), name)]
         loader = replace(loader, **{name: known[name] for name in ("placement", *untouched)})
     speed = Speed(
         channels_last=layouts[asked.memory_format],
-        compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", False)),
-        cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", False)),
+        compile=not config.sync_batchnorm and switches.get(asked.compile, known.get("compile", compiling)),
+        cuda_graph=switches.get(asked.cuda_graph, known.get("cuda_graph", capturing)),
     )
     words = [*_words(speed), *([] if loader is config.loader else [_data(loader)])]
     remark = f"using the --autotune result in {path}: {', '.join(words)}"

@@ -95,6 +95,12 @@ class FusionModel(nn.Module):
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=layout)  # type: ignore[call-overload]
 
+    def keep_activation_inputs(self) -> None:
+        """Make no activation overwrite its input: where the derivative needs it (SiLU), autograd would copy it."""
+        for module in self.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+
     def share_batch_statistics(self) -> None:
         """Make every batch norm a SyncBatchNorm, whose statistics are computed over all ranks."""
         from timm.layers.norm_act import convert_sync_batchnorm  # torch's own loses the activations in timm's norms

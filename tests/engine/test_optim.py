@@ -12,6 +12,7 @@ from engine.optim import (
     create_optimizer,
     learning_rate_factor,
     load_optimizer,
+    optimizer_state,
     set_learning_rate,
 )
 
@@ -54,15 +55,32 @@ def test_set_learning_rate_sets_every_group() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-def test_the_moving_average_follows_the_formula_and_copies_counts() -> None:
+def test_a_capturable_rate_stays_the_tensor_that_a_graph_reads_and_is_saved_as_a_number() -> None:
+    layer = torch.nn.Linear(2, 2)
+    plain, capturable = (create_optimizer(layer, OptimConfig(), capturable=kind) for kind in (False, True))
+    rates = [group["lr"] for group in capturable.param_groups]
+    set_learning_rate(capturable, 0.25)
+    state = optimizer_state(capturable)
+    assert [group["lr"] for group in state["param_groups"]] == [0.25, 0.25]
+    load_optimizer(plain, state)
+    set_learning_rate(plain, 0.5)
+    assert [type(group["lr"]) for group in plain.param_groups] == [float, float]
+    load_optimizer(capturable, optimizer_state(plain))
+    assert all(group["lr"] is rate for group, rate in zip(capturable.param_groups, rates, strict=True))
+    assert [float(rate) for rate in rates] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_moving_average_follows_the_formula_and_copies_counts(capturable: bool) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    average = MovingAverage(model, copy.deepcopy(model), 0.5)
+    average = MovingAverage(model, copy.deepcopy(model), 0.5, capturable=capturable)
     expected = {name: value.double() for name, value in model.state_dict().items()}
     for step in range(12):
         model(torch.randn(8, 3))  # moves the running statistics
         with torch.no_grad():
             model[0].weight.add_(1.0)
-        average.update(step)
+        average.set_step(step)
+        average.update()
         decay = min(0.5, (2 + step) / (11 + step))
         expected = {name: decay * expected[name] + (1 - decay) * value for name, value in model.state_dict().items()}
     found = average.model.state_dict()

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ import torch
 from configs.schema import Inputs, ModelConfig, OptimConfig
 from engine.distributed import joined_ranks
 from engine.network import build_network
+from engine.optim import create_optimizer
 from engine.precision import autocast_of, chosen_dtype
-from engine.prepare_step import _captured, blank_batch, prepare
-from engine.step import Gradients
+from engine.prepare_step import _captured, _compiled, blank_batch, prepare
+from engine.step import Gradients, Iteration
 from loaders.batch import Batch
 from models.fusion import FusionModel
 
@@ -28,6 +30,12 @@ def network(device: str, backbone: str = "tiny", inputs: Inputs = "both") -> tup
     )
     unscaled = torch.amp.GradScaler(device, enabled=False)
     return model, Gradients(network=model, objective=objective, autocast=nullcontext, scaler=unscaled, samples=SAMPLES)
+
+
+def iteration(model: FusionModel, step: Gradients) -> Iteration:
+    optimizer = create_optimizer(model, OptimConfig(), capturable=next(model.parameters()).is_cuda)
+    parameters = list(model.parameters())
+    return Iteration(gradients=step, optimizer=optimizer, average=None, parameters=parameters, clip_grad=0.0)
 
 
 def batch(device: str) -> Batch:
@@ -87,38 +95,82 @@ def test_a_compiled_step_gives_the_gradients_of_an_eager_one() -> None:
     model, step = network("cpu", inputs="meta")  # the branch that compiles in seconds
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cpu") as ranks:
-        compiled = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+        compiled = prepare(iteration(model, step), model, batch("cpu"), ranks, compiling=True, capturing=False)
     assert compiled.compiled
     assert not compiled.remarks
     for name, value in model.state_dict().items():  # the trial step left no trace
         assert torch.equal(value, before[name]), name
     assert not gradients(model)
-    loss = compiled.gradients(batch("cpu"))
+    loss = compiled.iteration(batch("cpu"))
     found = gradients(model)
     model.load_state_dict(before)
     torch.testing.assert_close(loss, step(batch("cpu")))
     assert_the_same(gradients(model), found, 1e-4)
 
 
-def test_without_a_compiler_training_continues_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_training_continues_and_says_why() -> None:
     model, step = network("cpu", inputs="image")  # not compiled before in this process
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with joined_ranks("cpu") as ranks:
-        eager = prepare(step, model, batch("cpu"), ranks, compiling=True, capturing=False)
+    no_compiler = {"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}
+    with (
+        joined_ranks("cpu") as ranks,
+        torch._inductor.config.patch(no_compiler),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        eager = prepare(iteration(model, step), model, batch("cpu"), ranks, compiling=True, capturing=False)
     (remark,) = eager.remarks
     assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: ")
+    assert "no-such-compiler" in remark
     assert not eager.compiled
-    assert eager.gradients(batch("cpu")).isfinite()
+    assert eager.iteration(batch("cpu")).isfinite()
+
+
+class Branching(torch.nn.Module):
+    """Looks at a value within the forward pass, which cannot be compiled as one graph."""
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(image, meta)
+        return logits if logits.sum() > 0 else 2 * logits
+
+
+def test_a_graph_break_is_a_remark_and_no_silence() -> None:
+    model, step = network("cpu", inputs="meta")
+    broken = Branching(model)
+    eager, remark = _compiled(broken, replace(step, network=broken), batch("cpu"))
+    assert remark.startswith("speed.compile: continuing without it, because torch.compile failed: Unsupported: ")
+    assert eager is broken
+
+
+def test_all_networks_of_a_large_grid_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    for number in range(10):  # torch gives up after eight
+        model, step = network("cpu", inputs="meta")
+        model.head.drop = number / 10
+        compiled, remark = _compiled(model, step, batch("cpu"))
+        assert compiled is not model, remark
+
+
+@pytest.mark.parametrize(("kind", "timed"), [("cpu", False), ("cuda", True)])
+def test_cudnn_times_its_algorithms_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch, kind: str, timed: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model, step = network("cpu")
+    with joined_ranks("cpu") as ranks:
+        ranks = replace(ranks, device=torch.device(kind))
+        prepare(iteration(model, step), model, batch("cpu"), ranks, compiling=False, capturing=False)
+    assert torch.backends.cudnn.benchmark == timed
 
 
 def test_without_a_gpu_no_graph_is_captured() -> None:
     model, step = network("cpu")
     with joined_ranks("cpu") as ranks:
-        eager = prepare(step, model, batch("cpu"), ranks, compiling=False, capturing=True)
+        eager = prepare(iteration(model, step), model, batch("cpu"), ranks, compiling=False, capturing=True)
     assert eager.remarks == ["speed.cuda_graph: continuing without it, because there is no GPU"]
     assert not eager.captured
-    assert isinstance(eager.gradients, Gradients)
+    assert isinstance(eager.iteration, Iteration)
 
 
 def test_auto_precision_is_float32_on_a_cpu() -> None:
@@ -137,11 +189,11 @@ def test_a_replayed_graph_gives_the_gradients_of_an_eager_step(compiling: bool) 
     model, step = network("cuda")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with joined_ranks("cuda") as ranks:
-        graphed = prepare(step, model, batch("cuda"), ranks, compiling=compiling, capturing=True)
+        graphed = prepare(iteration(model, step), model, batch("cuda"), ranks, compiling=compiling, capturing=True)
     assert not graphed.remarks
     for _ in range(2):  # the second replay starts from no gradient, too
         model.load_state_dict(before)
-        loss = graphed.gradients(batch("cuda")).clone()
+        loss = graphed.iteration(batch("cuda")).clone()
         found = gradients(model)
     model.load_state_dict(before)
     torch.testing.assert_close(loss, step(batch("cuda")), atol=1e-3, rtol=1e-3)
@@ -155,12 +207,12 @@ def test_dropout_in_a_graph_is_a_function_of_the_seed() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = []
     with joined_ranks("cuda") as ranks:
-        graphed = prepare(step, model, batch("cuda"), ranks, compiling=False, capturing=True)
+        graphed = prepare(iteration(model, step), model, batch("cuda"), ranks, compiling=False, capturing=True)
     assert not graphed.remarks
     for seed in (5, 6, 5):
         model.load_state_dict(before)
         torch.manual_seed(seed)
-        losses.append(float(graphed.gradients(batch("cuda"))))
+        losses.append(float(graphed.iteration(batch("cuda"))))
     assert losses[0] == losses[2] != losses[1]
 
 
@@ -195,6 +247,6 @@ def test_a_step_that_cannot_be_captured_runs_eagerly() -> None:
     model, step = network("cuda")
     model.head.drop = 0.5
     step = replace(step, network=Synchronising(model))
-    graphed, remark = _captured(step, model, batch("cuda"))
+    graphed, remark = _captured(iteration(model, step), model, batch("cuda"))
     assert "continuing without it, because capturing failed" in remark
     assert graphed(batch("cuda")).isfinite()
