@@ -37,14 +37,20 @@ def flip_byte(path: Path, place: int) -> None:
 def in_a_jpeg(folder: Path) -> list[str]:
     row = first_sample(folder)
     flip_byte(folder / row["shard"], row["offset"] + row["length"] // 2)
-    return [f"{row['shard']}: SHA-256 differs", f"{row['shard']}: sample {row['key']} at byte {row['offset']}: CRC-32"]
+    return [
+        f"{row['shard']}: SHA-256 is not the one in manifest.json",
+        f"{row['shard']}: sample {row['key']} at byte {row['offset']}: CRC-32",
+    ]
 
 
 def in_a_vector(folder: Path) -> list[str]:
     row = first_sample(folder)
     content = (folder / row["shard"]).read_bytes()
     flip_byte(folder / row["shard"], content.index(b"\x93NUMPY", row["offset"]) + 128)
-    return [f"{row['shard']}: SHA-256 differs", f"sample {row['key']} at byte {row['offset']}: its json, npy or cls"]
+    return [
+        f"{row['shard']}: SHA-256 is not the one in manifest.json",
+        f"sample {row['key']} at byte {row['offset']}: its json, npy or cls",
+    ]
 
 
 def cut_short(folder: Path) -> list[str]:
@@ -68,7 +74,7 @@ def strange(folder: Path) -> list[str]:
 
 def other_table(folder: Path) -> list[str]:
     flip_byte(folder / SAMPLES, 2000)
-    return [f"{SAMPLES}: SHA-256 differs"]
+    return [f"{SAMPLES}: SHA-256 is not the one in manifest.json"]
 
 
 def hostile_sizes(folder: Path) -> list[str]:
