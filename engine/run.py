@@ -124,7 +124,7 @@ class Run:
         settled: Callable[[], bool] = lambda: True,
     ) -> None:
         """Write last.pt, and best.pt if this epoch is the best, while training goes on; every rank must call it, the
-        first one writes.
+        first one writes. With fp16 on a GPU it waits for the steps launched so far: torch reads the loss scale.
 
         settled: called by the thread that writes, before it does: waits for what must be on disk first, and returns
         whether the state may be saved. A later call, or the end of the run, raises UserError if the weights are not
