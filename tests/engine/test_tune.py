@@ -153,7 +153,7 @@ def test_on_a_gpu_one_setting_is_tried_after_the_other(
     assert "failed: loader.cache='gpu' needs 11.4 GB" in output
     assert "hw_decoder_load" not in output, "where the CPU decodes, it has no meaning"
     assert "--batch-size 32 would train 50% faster; the batch is part of the recipe, so 16 is kept" in output
-    way, remarks = tune.chosen_way(config, ranks, 64, 16)
+    way, remarks = tune.chosen_way(config, ranks, 64, 16, steps=10)
     assert way.speed == Speed(channels_last=False, compile=True, cuda_graph=True)
     assert way.loader == LoaderConfig(placement="dali-gpu", decode="cpu", prefetch=4)
     assert "cuda_graph on, dali-gpu, decode cpu, prefetch 4" in remarks[0]
@@ -163,7 +163,7 @@ def test_on_a_gpu_one_setting_is_tried_after_the_other(
         LoaderConfig(cache="ram"),
         LoaderConfig(placement="dali-gpu", decode="cpu", prefetch=3),
     ):
-        assert tune.chosen_way(replace(config, loader=asked), ranks, 64, 16)[0].loader == asked
+        assert tune.chosen_way(replace(config, loader=asked), ranks, 64, 16, steps=10)[0].loader == asked
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -183,7 +183,7 @@ def test_the_gpus_decoder_is_tuned_only_where_it_decodes(
     monkeypatch.setattr(tune, "available_placements", lambda _: ["dali-gpu"])
     ranks, config = replace(ALONE, device=torch.device("cuda")), config_of(shard_folder)
     tune.tune(config, ranks)
-    assert tune.chosen_way(config, ranks, 64, 16)[0].loader == replace(found, placement="dali-gpu")
+    assert tune.chosen_way(config, ranks, 64, 16, steps=10)[0].loader == replace(found, placement="dali-gpu")
 
 
 def test_a_run_goes_on_where_what_was_found_does_not_fit_any_more(
@@ -213,7 +213,7 @@ def test_a_remembered_way_of_another_version_is_not_used(
     tune.tune(config, ALONE)
     (file,) = (own_cache / "melanoma").iterdir()
     record = json.loads(file.read_text())
-    assert tune.chosen_way(config, ALONE, 64, 16)[1]
+    assert tune.chosen_way(config, ALONE, 64, 16, steps=10)[1]
     found = {name: value for name, value in {**record["found"], **change}.items() if value is not ...}
     file.write_text(json.dumps({**record, "found": found}))
-    assert not tune.chosen_way(config, ALONE, 64, 16)[1]
+    assert not tune.chosen_way(config, ALONE, 64, 16, steps=10)[1]
