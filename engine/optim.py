@@ -24,25 +24,16 @@ def create_optimizer(model: nn.Module, config: OptimConfig, *, capturable: bool 
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state_dict, with learning rates as numbers: what `load_optimizer` loads on any device."""
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        group["lr"] = float(group["lr"])
-    return state
-
-
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load what `optimizer_state` returned, with its moments in the memory format that their parameters have now.
+    """Load a state_dict, with its moments in the memory format that their parameters have now.
 
     A run may continue in another memory format; fused steps ignore strides and would pair weights with the moments of
-    other weights.
+    other weights. Learning rates stay tensors or numbers, whichever those in the state are.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(rate, Tensor):
-            group["lr"] = rate.fill_(group["lr"])
+        group["lr"] = rate.fill_(group["lr"]) if isinstance(rate, Tensor) else float(group["lr"])
         for parameter in group["params"]:
             kept = optimizer.state[parameter]
             for name, value in kept.items():

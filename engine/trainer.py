@@ -13,7 +13,7 @@ from configs.errors import UserError
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
 from engine.network import build_network
-from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer, optimizer_state
+from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
 from engine.precision import autocast_of, chosen_dtype
 from engine.prepare_step import Speed, blank_batch, prepare
 from engine.records import member_folder
@@ -54,7 +54,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average is not None else None,
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 

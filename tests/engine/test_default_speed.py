@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.schema import SpeedConfig, TrainConfig
+from configs.schema import LoaderConfig, SpeedConfig, TrainConfig
 from engine import tune
 from engine.default_speed import default_speed
 from engine.distributed import joined_ranks
@@ -39,7 +39,9 @@ def test_a_cpu_stays_eager() -> None:
 
 def way(monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, config: TrainConfig, known: bool | None) -> Speed:
     """How a run is run, on a GPU or CPU for which --autotune found `known` for both switches; None: nothing."""
-    found = {} if known is None else {"channels_last": True, "compile": known, "cuda_graph": known, "placement": "host"}
+    feed = {name: getattr(LoaderConfig(), name) for name in ("cache", "decode", "hw_decoder_load", "prefetch")}
+    run = {"channels_last": True, "compile": known, "cuda_graph": known, "placement": "host"}
+    found = {} if known is None else {**feed, **run}
     monkeypatch.setattr(tune, "remembered", lambda *_: (found, None))
     with joined_ranks("cpu") as ranks:
         ranks = replace(ranks, device=torch.device(kind))
