@@ -81,7 +81,7 @@ def test_ranks_end_with_a_launcher_that_is_killed(shard_folder: Path, tmp_path: 
     ("fault", "victim", "said"),
     [
         (signal.SIGSTOP, 1, "rank 1 (pid {pid} on {host}) shows no sign of life"),
-        (signal.SIGSTOP, 0, "rank 0, which holds their store, does not answer"),
+        pytest.param(*(signal.SIGSTOP, 0, "rank 0, which holds their store, does not answer"), marks=pytest.mark.long),
         (signal.SIGKILL, 1, "rank 1 (pid {pid} on {host}) shows no sign of life"),
         ("sleeps", 1, "rank 1 (pid {pid} on {host}) is alive, but did not come to the exchange"),
     ],
