@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.cli import run_command
-from configs.files import only_writer
 from configs.grid import parse_grid
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.interrupt import Stopped
     from engine.memory import explained_memory
     from engine.records import CURVES, member_folder
-    from engine.run import LOCK, is_finished, open_run
+    from engine.run import is_finished, only_trainer, open_run
     from engine.tune import tune
     from report.table import print_table
 
@@ -49,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
                             fit(run)
                 folder = member_folder(config)
                 if ranks.first and not (folder / CURVES).is_file():  # of a member that was finished before
-                    with only_writer(folder / LOCK):
+                    with only_trainer(folder):
                         draw_curves(folder)
         except Stopped:
             return

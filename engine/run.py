@@ -43,7 +43,7 @@ from loaders.shards import ShardSet
 from models.backbones import SHORT_NAMES, timm_name
 from prep.manifest import read_manifest
 
-LOCK = "train.lock"
+_LOCK = "train.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
             return None
         mend_best(saved, folder)
         if config.fold is not None and not (folder / OOF).is_file():
-            with only_writer(folder / LOCK), closing(ShardSet(Path(config.shards))) as shards:
+            with only_trainer(folder), closing(ShardSet(Path(config.shards))) as shards:
                 remark = write_oof(folder, shards)
             if remark:
                 print(remark)
@@ -194,6 +194,18 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
     if best is not None and ranks.first:
         print(f"{folder} is finished ({best}): nothing to do")
     return best is not None
+
+
+@contextmanager
+def only_trainer(folder: Path) -> Iterator[str | None]:
+    """Write in a member's folder as the only process that does, and remove what killed ones left half written.
+
+    Gives a warning for the user, or None, and raises UserError, as `only_writer` does.
+    """
+    with only_writer(folder / _LOCK) as warning:
+        for leftover in folder.glob("*.tmp"):
+            leftover.unlink()
+        yield warning
 
 
 def _require_files(folder: Path) -> None:
@@ -217,9 +229,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
         known_as = timm_name(config.backbone)  # an unknown name leaves no folder behind
         remarks = []
         if ranks.first:
-            remarks = [resources.enter_context(only_writer(folder / LOCK))]
-            for leftover in folder.glob("*.tmp"):  # of a process that was killed
-                leftover.unlink()
+            remarks = [resources.enter_context(only_trainer(folder))]
             _require_files(folder)
         facts = run_facts(config, samples.shards.manifest)
         saved = ranks.from_first(lambda: saved_run(folder, config, facts))

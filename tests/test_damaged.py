@@ -210,5 +210,8 @@ def test_missing_curves_are_drawn_by_one_process_only(root: Path, shard_folder: 
     words = tiny(shard_folder, root / "runs", "--epochs", "2", "--patience", "0")
     with only_writer(folder / "train.lock"), pytest.raises(UserError, match="another process"):
         train.main(words)
+    left = folder / "training_curves.png.123.0123abcd.tmp"  # by a process that was killed a moment ago
+    left.write_bytes(b"")
     train.main(words)
+    assert not left.exists()
     assert (folder / "training_curves.png").read_bytes().startswith(b"\x89PNG")
