@@ -1,7 +1,7 @@
 """The augmentation of a sample as a function of (seed, epoch, index): parameters, not pixels.
 
 All geometry becomes one affine matrix, all colour one matrix over the channels, cutout a set of boxes; on the CPU every
-renderer makes the same image from them, and on a GPU DALI makes almost the same one.
+renderer makes the same image from them, and on a GPU, DALI or loaders/render_cache.py almost the same one.
 """
 
 from dataclasses import dataclass

@@ -34,9 +34,23 @@ class PixelCache:
         return pixels
 
     def images(self, index: Indices) -> torch.Tensor:
-        """A copy of the images of some samples, uint8 [b, size, size, 3], on the cache's device."""
-        places = torch.from_numpy(np.searchsorted(self.rows, index))
-        return self.pixels.index_select(0, places.to(self.pixels.device, non_blocking=True))
+        """A copy of the images of some samples, uint8 [b, size, size, 3], of a cache on the CPU."""
+        return gathered(self.pixels, torch.from_numpy(self.places(index)))
+
+    def places(self, index: Indices) -> Indices:
+        """Where the images of the samples `index` are in `pixels`, int64 [b]."""
+        return np.searchsorted(self.rows, index)
+
+
+def gathered(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """A copy of pixels[places], uint8 [b, H, W, C], in words of 8 bytes where images are whole ones.
+
+    pixels: uint8 [N, H, W, C], contiguous; places: int64 [b].
+    """
+    images = pixels.flatten(1)
+    if images.shape[1] % 8 == 0:
+        images = images.view(torch.int64)
+    return images.index_select(0, places).view(torch.uint8).view(-1, *pixels.shape[1:])
 
 
 def _require_memory(needed: int, images: int, device: torch.device, copies: int) -> None:

@@ -34,7 +34,7 @@ def require_dali() -> str | None:
 class DaliPipeline:
     """A DALI pipeline that renders one request per run, from JPEGs or from cached pixels.
 
-    decode: "cpu" or "mixed" for JPEG bytes; None for decoded images, which are on the device type `pixels_on`.
+    decode: "cpu" or "mixed" for JPEG bytes; None for decoded images in host memory.
     augment: whether it warps, recolours and cuts out, on `device`; the CPU version of that graph is for comparison
     only, because DALI's CPU warp is far too slow for training.
     border: that of every request it augments.
@@ -52,7 +52,6 @@ class DaliPipeline:
         threads: int,
         prefetch: int,
         hw_decoder_load: float = 0.0,
-        pixels_on: str = "cpu",
     ) -> None:
         problem = require_dali()
         if problem is not None:
@@ -70,7 +69,7 @@ class DaliPipeline:
         )
         with self._pipeline:
             if decode is None:
-                images = _fed_pixels(self._next_images, pixels_on, device)
+                images = _fed_pixels(self._next_images, device)
             else:
                 images = _decoded(self._next_images, decode, device, hw_decoder_load, source.shards.size)
             self._pipeline.set_outputs(_augmented(images, self._next_params, border) if augment else images)
@@ -168,7 +167,7 @@ class DaliPipeline:
     def _advance(self) -> None:
         request, images = next(self._inputs)
         self._pending.append(request)
-        if isinstance(images, torch.Tensor) and images.device.type == "cpu":
+        if isinstance(images, torch.Tensor):
             images = images.numpy()  # for a tensor, DALI would ask torch for a CUDA stream even on a CPU
         self._images.append(images)
         if self._augment:
@@ -200,12 +199,11 @@ def _decoded(
     )
 
 
-def _fed_pixels(pixels: Callable[[], Any], pixels_on: str, device: torch.device) -> Any:
+def _fed_pixels(pixels: Callable[[], Any], device: torch.device) -> Any:
     from nvidia.dali import fn, types
 
-    place = "gpu" if pixels_on == "cuda" else "cpu"
-    images = fn.external_source(pixels, device=place, batch=True, dtype=types.UINT8, ndim=3, layout="HWC")
-    return images.gpu() if device.type == "cuda" and place == "cpu" else images
+    images = fn.external_source(pixels, batch=True, dtype=types.UINT8, ndim=3, layout="HWC")
+    return images.gpu() if device.type == "cuda" else images
 
 
 def _augmented(images: Any, params: Callable[[], tuple[Any, ...]], border: Border) -> Any:

@@ -21,6 +21,7 @@ from loaders.damage import Damage
 from loaders.meter import StageClock
 from loaders.order import Indices, Partition
 from loaders.placement import chosen_placement
+from loaders.render_cache import CacheRenderer
 from loaders.render_dali_cpu import CpuDaliRenderer
 from loaders.render_dali_gpu import GpuDaliRenderer
 from loaders.render_host import HostRenderer
@@ -180,6 +181,8 @@ class Loader:
         if self._blank:
             return BlankRenderer(batch_size, self._shards.size, device)
         config, source, threads, prefetch = self._config, self._source, self._threads, self._config.prefetch
+        if config.cache == "gpu" and source.cache is not None:
+            return CacheRenderer(source, source.cache, batch_size, compiling=device.type == "cuda")
         if self.placement == "dali-gpu":
             return GpuDaliRenderer(
                 source,

@@ -35,17 +35,8 @@ class Reader:
 
     def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request and its images, uint8 [b, size, size, 3], from a cache in host memory."""
-        for _, (gathered,) in self._ahead_of(requests, lambda request, _: self.gather(request), 1 << 31):
+        for _, (gathered,) in self._ahead_of(requests, lambda request, _: self._gather(request), 1 << 31):
             yield gathered
-
-    def gather(self, request: Request) -> tuple[Request, torch.Tensor]:
-        """The request, with stand-ins, and its cached images, copied on the calling thread."""
-        assert self._source.cache is not None
-        begin = time.perf_counter()
-        request = request.with_stand_ins(self._source.stand_ins(request))
-        images = self._source.cache.images(request.index)
-        self._source.clock.add(copy=time.perf_counter() - begin)
-        return request, images
 
     def close(self) -> None:
         """End the threads."""
@@ -66,6 +57,15 @@ class Reader:
             contents = [part.result() for part in parts]
             pending.extend(submit(following) for following in islice(remaining, 1))
             yield request, contents
+
+    def _gather(self, request: Request) -> tuple[Request, torch.Tensor]:
+        """The request, with stand-ins, and a copy of its cached images."""
+        assert self._source.cache is not None
+        begin = time.perf_counter()
+        request = request.with_stand_ins(self._source.stand_ins(request))
+        images = self._source.cache.images(request.index)
+        self._source.clock.add(copy=time.perf_counter() - begin)
+        return request, images
 
     def _read(self, request: Request, places: range) -> tuple[list[Pixels], StandIns]:
         begin = time.perf_counter()

@@ -1,6 +1,6 @@
 """The renderer that decodes and augments with DALI on the GPU."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Literal
 
@@ -17,7 +17,7 @@ from loaders.source import Source
 class GpuDaliRenderer:
     """DALI decodes and augments on the GPU, on its own stream and ahead of the consumer.
 
-    If the source has a cache, its images are used instead of JPEGs, from GPU or host memory.
+    If the source has a cache in host memory, its images are used instead of JPEGs.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class GpuDaliRenderer:
             threads=threads,
             prefetch=prefetch,
             hw_decoder_load=hw_decoder_load,
-            pixels_on=source.cache.pixels.device.type if source.cache is not None else "cpu",
         )
 
     def render(self, requests: Iterable[Request]) -> Rendered:
@@ -55,21 +54,15 @@ class GpuDaliRenderer:
         for first in islice(remaining, 1):
             requests, border = chain([first], remaining), None if first.params is None else first.border
             if self._source.cache is not None and border is None:
-                for request, images in self._cached(requests):
+                for request, images in self._reader.images(requests):
                     yield request, images.to(self._device, non_blocking=True)
                 return
             if border not in self._pipelines:
                 self._pipelines[border] = self._make(border)
-            inputs = self._reader.jpegs(requests) if self._source.cache is None else self._cached(requests)
+            inputs = self._reader.jpegs(requests) if self._source.cache is None else self._reader.images(requests)
             yield from self._pipelines[border].run(inputs)
 
     def close(self) -> None:
         """End the threads and free DALI's buffers."""
         self._reader.close()
         self._pipelines.clear()
-
-    def _cached(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        assert self._source.cache is not None
-        if self._source.cache.pixels.device.type == "cpu":
-            return self._reader.images(requests)
-        return map(self._reader.gather, requests)  # on the GPU, a kernel on the consumer's own stream

@@ -23,7 +23,14 @@ TIERS = {
     "host, ram": LoaderConfig(placement="host", cache="ram"),
     "dali-cpu, ram": LoaderConfig(placement="dali-cpu", cache="ram"),
 }
+# The tier whose pixels are kept on the GPU; see cpu_as_gpu.
+KEPT = LoaderConfig(cache="gpu", decode="cpu")
 BATCH = 16
+
+
+def cpu_as_gpu(config: LoaderConfig, _: torch.device) -> tuple[str, str]:
+    """In place of loaders.placement.chosen_placement: the CPU is the GPU on which KEPT keeps pixels."""
+    return ("dali-gpu" if config.cache == "gpu" else config.placement), ""
 
 
 def requests_of(

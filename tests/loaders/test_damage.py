@@ -2,16 +2,17 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from streams import BATCH, CPU, TIERS, digests, joined, stream
+from streams import BATCH, CPU, KEPT, TIERS, cpu_as_gpu, digests, joined, stream
 
 from configs.errors import UserError
 from configs.schema import LoaderConfig
-from loaders.batch import Batch
+from loaders.batch import TENSORS, Batch
 from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.shards import ShardSet
@@ -38,8 +39,7 @@ def corrupt(shard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Sha
 
 
 def substituting(tier: str, most: int = 10) -> LoaderConfig:
-    config = TIERS[tier]
-    return LoaderConfig(placement=config.placement, cache=config.cache, on_bad="substitute", max_bad=most)
+    return replace(TIERS[tier], on_bad="substitute", max_bad=most)
 
 
 def evaluated(shards: ShardSet, config: LoaderConfig, rows: np.ndarray) -> list[Batch]:
@@ -92,6 +92,16 @@ def test_an_evaluation_leaves_corrupt_samples_out(corrupt: ShardSet, tier: str) 
     seen = evaluated(corrupt, substituting(tier), rows)
     counted = torch.cat([batch.index[batch.valid] for batch in seen]).tolist()
     assert sorted(counted) == sorted(set(rows.tolist()) - set(bad(corrupt)))
+
+
+def test_pixels_kept_on_the_gpu_have_the_same_stand_ins(corrupt: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loaders.loader.chosen_placement", cpu_as_gpu)
+    kept, host, rows = replace(KEPT, on_bad="substitute", max_bad=10), substituting("host"), np.arange(140)
+    pairs = [*zip(stream(corrupt, kept), stream(corrupt, host), strict=True)]
+    pairs += zip(evaluated(corrupt, kept, rows), evaluated(corrupt, host, rows), strict=True)
+    for one, other in pairs:
+        for name in TENSORS:
+            assert name == "image" or torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -1,0 +1,151 @@
+"""The renderer of pixels that are kept on the GPU: gather, warp, recolour and cut out as one function of tensors.
+
+The function is plain torch, and inductor makes one kernel of it: each byte of a batch is computed from the cache and
+written once. The CPU runs the same function, which is how it is tested.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from configs.schema import Border
+from loaders.augment import AugmentParams
+from loaders.cache import PixelCache, gathered
+from loaders.renderer import Rendered
+from loaders.request import Request
+from loaders.source import Source
+
+_log = logging.getLogger(__name__)
+
+_UPLOADED_TOGETHER = 2048  # samples whose parameters are copied to the GPU at once, instead of step by step
+_COLOUR, _BOXES = 6, 18  # where they begin in a row of packed parameters
+_MOST_SHAPES = 64  # that a process may compile for, say of a grid: each fold has a cache of its own size
+_NO_LIMIT = 1_000_000
+
+
+def packed(params: AugmentParams, size: int) -> npt.NDArray[np.float32]:
+    """One row per sample, float32 [B, 18 + 4 * holes], for images of `size` x `size` pixels.
+
+    The affine matrix [2, 3] with pixel centres at integers and the origin in the first one, the colour matrix [3, 4],
+    the boxes [holes, 4].
+    """
+    centre = (size - 1) / 2
+    affine = params.affine.astype(np.float64)
+    affine[:, :, 2] += centre - affine[:, :, :2].sum(axis=2) * centre
+    rows = [part.reshape(len(affine), -1) for part in (affine, params.colour, params.boxes)]
+    return np.concatenate(rows, axis=1, dtype=np.float32, casting="unsafe")
+
+
+def augmented(pixels: Tensor, places: Tensor, params: Tensor, border: Border) -> Tensor:
+    """Augmented copies of the images pixels[places], uint8 [B, size, size, 3].
+
+    pixels: uint8 [N, size, size, 3]; places: int64 [B]; params: float32 as `packed` makes them. As on the host, a pixel
+    is rounded after the warp and after the colours.
+    """
+    size = pixels.shape[1]
+    shape = (size, size, 3)  # of every intermediate value: inductor fuses only loops of the same shape
+    axis, channel = torch.arange(size, device=pixels.device), torch.arange(3, device=pixels.device)
+    y, x = axis[:, None, None].expand(shape), axis[:, None].expand(shape)
+    image, values = places[:, None, None, None], params[:, :, None, None, None]
+    rows = _between(values[:, 3] * x + values[:, 4] * y + values[:, 5], size, border)
+    columns = _between(values[:, 0] * x + values[:, 1] * y + values[:, 2], size, border)
+    colour = params[:, _COLOUR:_BOXES].view(-1, 1, 1, 3, 4)
+    mixed = colour[..., 3]
+    for step in range(3):  # each channel takes from itself and the two after it, so all loops are over channels
+        other = (channel + step) % 3
+        taps = [high * wide * pixels[image, row, column, other] for row, high in rows for column, wide in columns]
+        mixed = mixed + colour[..., channel, other] * (taps[0] + taps[1] + taps[2] + taps[3]).round()
+    shown = mixed.round().clamp(0, 255)
+    for box in range(_BOXES, params.shape[1], 4):
+        left, top, right, bottom = (values[:, box + side] for side in range(4))
+        shown = shown.masked_fill((x >= left) & (x < right) & (y >= top) & (y < bottom), 0)
+    return shown.to(torch.uint8)
+
+
+def compiled() -> Callable[[Tensor, Tensor, Tensor, Border], Tensor]:
+    """`augmented` as one kernel, compiled when it is first called, and again for other shapes or another border."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+    return torch.compile(
+        augmented,
+        fullgraph=True,
+        dynamic=False,
+        options={  # by default inductor stores a part of an expression as long as this one, 12 bytes per pixel
+            "realize_reads_threshold": _NO_LIMIT,
+            "realize_acc_reads_threshold": _NO_LIMIT,
+            "realize_opcount_threshold": _NO_LIMIT,
+        },
+    )
+
+
+def _between(position: Tensor, size: int, border: Border) -> list[tuple[Tensor, Tensor]]:
+    """The two pixels on either side of a position along an axis, int64, each with its share, float32."""
+    first = position.floor()
+    share, lower = position - first, first.long()
+    found = []
+    for pixel, weight in ((lower, 1 - share), (lower + 1, share)):
+        if border == "reflect":
+            period = max(1, 2 * (size - 1))
+            turned = pixel % period
+            inside = torch.minimum(turned, period - turned)
+        else:
+            inside = pixel.clamp(0, size - 1)
+        found.append((inside, weight * (inside == pixel) if border == "constant" else weight))
+    return found
+
+
+class CacheRenderer:
+    """Renders from the source's cache, on the cache's device and the consumer's own stream.
+
+    Nothing waits for the GPU, so the host is ahead of it. If compilation fails, a warning says why, and the same
+    function runs uncompiled.
+    """
+
+    def __init__(self, source: Source, cache: PixelCache, batch_size: int, *, compiling: bool) -> None:
+        self._source = source
+        self._cache = cache
+        self._together = max(1, _UPLOADED_TOGETHER // batch_size)
+        self._augment = compiled() if compiling else augmented
+
+    def render(self, requests: Iterable[Request]) -> Rendered:
+        """See loaders.renderer.Renderer."""
+        remaining, clock = iter(requests), self._source.clock
+        while asked := list(islice(remaining, self._together)):
+            begin = time.perf_counter()
+            group = [request.with_stand_ins(self._source.stand_ins(request)) for request in asked]
+            samples, size = [len(request.index) for request in group], self._source.shards.size
+            index = np.concatenate([request.index for request in group])
+            places = torch.split(self._uploaded(self._cache.places(index)), samples)
+            drawn = [packed(request.params, size) for request in group if request.params is not None]
+            params = torch.split(self._uploaded(np.concatenate(drawn)), samples) if drawn else [None] * len(group)
+            clock.add(copy=time.perf_counter() - begin)
+            for request, at, values in zip(group, places, params, strict=True):
+                images = self._images(at, values, request.border)
+                clock.batch(len(request.index), 1)
+                yield request, images
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _uploaded(self, array: npt.NDArray[np.generic]) -> Tensor:
+        tensor, device = torch.from_numpy(array), self._cache.pixels.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    def _images(self, places: Tensor, params: Tensor | None, border: Border) -> Tensor:
+        if params is None:
+            return gathered(self._cache.pixels, places)
+        if self._augment is not augmented:
+            try:
+                return self._augment(self._cache.pixels, places, params, border)
+            # Compilation can fail in any way: no compiler, an unsupported operator, a bug in the compiler.
+            except Exception as error:
+                self._augment = augmented
+                reason = (str(error).strip().splitlines() or [""])[0][:200]
+                why = f"because torch.compile failed: {type(error).__name__}: {reason}"
+                _log.warning("loader.cache=gpu: augmenting without compilation, which is slower, %s", why)
+        return augmented(self._cache.pixels, places, params, border)
