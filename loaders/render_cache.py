@@ -70,17 +70,14 @@ def augmented(pixels: Tensor, places: Tensor, params: Tensor, border: Border) ->
 
 def compiled() -> Callable[[Tensor, Tensor, Tensor, Border], Tensor]:
     """`augmented` as one kernel, compiled when it is first called, and again for other shapes or another border."""
+    from torch._inductor import config as inductor  # slow to import
+
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
-    return torch.compile(
-        augmented,
-        fullgraph=True,
-        dynamic=False,
-        options={  # by default inductor stores a part of an expression as long as this one, 12 bytes per pixel
-            "realize_reads_threshold": _NO_LIMIT,
-            "realize_acc_reads_threshold": _NO_LIMIT,
-            "realize_opcount_threshold": _NO_LIMIT,
-        },
-    )
+    # By default inductor stores a part of an expression as long as this one, 12 bytes per pixel.
+    limits = ("realize_reads_threshold", "realize_acc_reads_threshold", "realize_opcount_threshold")
+    known = [name for name in limits if hasattr(inductor, name)]  # which depends on the version of torch
+    options: dict[str, str | int | bool | Callable[..., object]] = dict.fromkeys(known, _NO_LIMIT)
+    return torch.compile(augmented, fullgraph=True, dynamic=False, options=options)
 
 
 def _between(position: Tensor, size: int, border: Border) -> list[tuple[Tensor, Tensor]]:
