@@ -80,6 +80,7 @@ def start(
     sys.stdout.flush()
     sys.stderr.flush()
     begun, rss = time.monotonic(), _memory(os.getpid())
+    log.touch()  # the child may be killed before it writes
     pid = os.fork()
     if pid == 0:
         _become(main, argv, log, environment or {}, before)
