@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from configs.cli import parse, run_command, with_list
 from configs.errors import UserError
-from configs.schema import InferConfig
+from configs.infer import InferConfig
 
 if TYPE_CHECKING:
     from loaders.order import Indices

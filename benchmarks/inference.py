@@ -19,7 +19,8 @@ from benchmarks.record import write
 from benchmarks.rounds import in_turns, ratios, spread
 from configs.cli import parse, run_command
 from configs.errors import check
-from configs.schema import Device, InferConfig
+from configs.infer import InferConfig
+from configs.schema import Device
 from engine.distributed import Ranks, joined_ranks
 from engine.inference import kinds_of, partition_of, score_members
 from engine.members import LoadedMember, find_members, load_member

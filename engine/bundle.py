@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from configs.errors import UserError
-from configs.schema import InferConfig, MetaKind
+from configs.infer import InferConfig
+from configs.schema import MetaKind
 from engine.card import model_card
 from engine.judging import OOF, write_record
 from engine.predictor import SUMS, open_predictor

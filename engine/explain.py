@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from configs.errors import UserError
 from configs.files import written_whole
-from configs.schema import InferConfig
+from configs.infer import InferConfig
 from engine.members import LoadedMember
 from engine.predictor import Predictor
 from loaders.decode import UNCHANGED, decode

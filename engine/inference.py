@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs.console import plain_console
 from configs.errors import UserError
+from configs.infer import InferConfig
 from configs.machine import available_memory
-from configs.schema import InferConfig, LoaderConfig, MetaKind
+from configs.schema import LoaderConfig, MetaKind
 from engine.distributed import Ranks
 from engine.evaluate import Describe, Scorer, Scores, no_statistics, score
 from engine.members import LoadedMember, Member, load_member, within_memory

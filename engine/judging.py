@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from configs.files import written_whole
-from configs.schema import InferConfig
+from configs.infer import InferConfig
 from engine.inference import Found, Inference, Pass
 from engine.members import Member
 from engine.picture_statistics import STATISTICS

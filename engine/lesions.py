@@ -9,7 +9,7 @@ import pandas as pd
 
 from configs.errors import UserError
 from configs.files import written_whole
-from configs.schema import InferConfig
+from configs.infer import InferConfig
 from engine.distributed import Ranks, joined_ranks
 from engine.inference import Found, kinds_of, partition_of, score_members, with_bar
 from engine.judging import prediction_table

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from configs.errors import UserError
-from configs.schema import InferConfig
+from configs.infer import InferConfig
 from engine.judging import ENSEMBLE, OOF, SCHEMA_VERSION, read_oof, record_sha256
 from engine.members import LoadedMember, Member, find_members, load_member
 from engine.network import rebuilt_network

@@ -11,7 +11,8 @@ import pytest
 from configs.cli import parse, with_recipe
 from configs.errors import UserError
 from configs.grid import parse_grid
-from configs.schema import InferConfig, ModelConfig, TrainConfig
+from configs.infer import InferConfig
+from configs.schema import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50", "tiny")

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 
-from configs.schema import Checkpoint, InferConfig, MetaKind
+from configs.infer import InferConfig
+from configs.schema import Checkpoint, MetaKind
 from engine.distributed import Ranks, joined_ranks
 from engine.evaluate import no_statistics
 from engine.inference import kinds_of, score_members

@@ -13,9 +13,10 @@ from commands import ROOT
 from configs.cli import parse, run_command
 from configs.errors import UserError
 from configs.grid import parse_grid
+from configs.infer import InferConfig
 from configs.prep import MergeConfig, PrepConfig, SyntheticConfig, VerifyConfig
 from configs.report import ReportConfig
-from configs.schema import InferConfig, ShowConfig, TrainConfig
+from configs.schema import ShowConfig, TrainConfig
 from evaluation.foreign import ForeignConfig
 
 KINDS: list[type[Any]] = [TrainConfig, InferConfig, PrepConfig, MergeConfig, VerifyConfig, SyntheticConfig]
