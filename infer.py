@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,15 +47,18 @@ def main(argv: Sequence[str]) -> None:
 
 def predict_split(config: InferConfig) -> None:
     """Predict a split of the shard set by every member; combine, judge and calibrate them with --ensemble."""
+    from engine.data import open_shards
     from engine.distributed import joined_ranks
     from engine.inference import Pass, predict_shards
     from engine.judging import judged, out_of_fold_passes
     from engine.members import find_members, require_fit
     from engine.submission import expected_rows, write_submission
-    from loaders.shards import ShardSet
 
     members = find_members(Path(config.runs))
-    with joined_ranks(config.device, timeout=config.timeout) as ranks, closing(ShardSet(Path(config.shards))) as shards:
+    with (
+        joined_ranks(config.device, timeout=config.timeout) as ranks,
+        open_shards(Path(config.shards), ranks) as shards,
+    ):
         rows = split_rows(shards, config)
         for member in members:
             require_fit(member, shards)

@@ -44,6 +44,7 @@ _OTHERS = {
     "sample": "Real images, end to end",
     "demo": "The demo",
     "prep": "Prep beside a bare loop",
+    "opening": "A large index, opened",
     "inference": "Inference beside its bare forward passes",
     "recipe": "Our augmentation beside the reference recipe's",
     "border": "Borders of the augmentation, trained",

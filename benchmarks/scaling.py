@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.comparison import ours
@@ -45,7 +46,10 @@ def sweeps(common: Job, sizes: Sizes, *, rounds: int, seconds: float, say: Calla
         "threads": {x: [replace(job, threads=x)] for x in sizes.threads},
         "ranks": {x: _ranks(job, x) for x in sizes.ranks},
         "batch": {x: [replace(job, batch_size=x)] for x in sizes.batch},
-        "samples": {x: [replace(job, shards=str(repeated(common, x)))] for x in sizes.samples},
+        "samples": {
+            x: [replace(job, shards=str(repeated(Path(common.shards), common.own / f"repeated{x}", x)))]
+            for x in sizes.samples
+        },
     }
     found = []
     for name, jobs in cases.items():
@@ -89,9 +93,11 @@ def _ranks(job: Job, ranks: int) -> list[Job]:
     return [replace(job, options={**job.options, "rank": rank, "world_size": ranks}) for rank in range(ranks)]
 
 
-def repeated(common: Job, samples: int) -> Path:
-    """A shard set of `samples` rows that name the few samples of another again and again: only its index is large."""
-    folder, source = common.own / f"repeated{samples}", Path(common.shards)
+def repeated(source: Path, folder: Path, samples: int, *, shard_files: int = 0) -> Path:
+    """A shard set of `samples` rows that name the few samples of another again and again: only its index is large.
+
+    They lie in about `shard_files` shards, links to the other's, or in as many as it has.
+    """
     if (folder / MANIFEST).is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,13 +105,22 @@ def repeated(common: Job, samples: int) -> Path:
     table = pq.read_table(source / SAMPLES).slice(0, manifest.samples)
     table = table.filter(np.asarray(table["fold"]) >= 0)
     whole = table.take(np.arange(samples) % len(table))
+    entries = {shard.file: shard for shard in manifest.shards if shard.file in set(table["shard"].to_pylist())}
+    copies = max(1, shard_files // len(entries))
+    times: Counter[str] = Counter()
+    names = []
+    for name in whole["shard"].to_pylist():
+        names.append(f"{name.removesuffix('.tar')}-{times[name] % copies:06d}.tar")
+        times[name] += 1
+    whole = whole.set_column(whole.schema.get_field_index("shard"), "shard", pa.array(names))
     with written_whole(folder / SAMPLES) as out:
         pq.write_table(whole, out, row_group_size=_ROWS_AT_A_TIME)
-    times = Counter(whole["shard"].to_pylist())
-    for name in times:
+    shards = []
+    for name, rows in Counter(names).items():
+        entry = entries[f"{name[:-11]}.tar"]
         (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(source / name)
-    shards = [replace(shard, samples=times[shard.file]) for shard in manifest.shards if shard.file in times]
+        (folder / name).symlink_to((source / entry.file).absolute())
+        shards.append(replace(entry, file=name, samples=rows))
     described = replace(
         manifest,
         samples=samples,

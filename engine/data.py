@@ -1,7 +1,7 @@
 """What a run trains on and is evaluated on: which samples, how the ranks share them, and their batches."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from engine.state import RunState
 from loaders.batch import Batch
 from loaders.loader import Loader
 from loaders.order import Indices, Partition
-from loaders.shards import ShardSet
+from loaders.shards import ShardSet, check_and_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,23 @@ class Data:
 
 
 @contextmanager
+def open_shards(folder: Path, ranks: Ranks) -> Iterator[ShardSet]:
+    """The shard set, checked by one rank of each machine. Raises UserError if something is wrong with it."""
+    columns = ranks.from_first_here(lambda: check_and_write(folder))
+    try:
+        shards = ShardSet(folder, columns)
+        ranks.all_of(True)  # all have mapped it
+    finally:
+        if ranks.local_rank == 0:
+            columns.unlink()
+    with closing(shards):
+        yield shards
+
+
+@contextmanager
 def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
     """Open the shard set and choose the rows. Raises UserError if no run is possible with them."""
-    with ExitStack() as resources:
-        shards = ShardSet(Path(config.shards))
-        resources.callback(shards.close)
+    with open_shards(Path(config.shards), ranks) as shards:
         fold_rows, train_rows = shards.fold_rows(config.fold), shards.train_rows(config.fold)
         if config.train_sources != "all":
             train_rows = train_rows[shards.source[train_rows] == int(config.train_sources)]

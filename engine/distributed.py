@@ -88,6 +88,14 @@ class Ranks:
         dist.broadcast_object_list(shared, src=0, group=self.host_group)
         return cast(Value, shared[0])
 
+    def from_first_here(self, make: Callable[[], Value]) -> Value:
+        """What `make` returns on the first rank of this machine, on every rank of it."""
+        if self.world_size == 1:
+            return make()
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, make() if self.local_rank == 0 else None, group=self.host_group)
+        return cast(Value, parts[self.rank - self.local_rank])  # the ranks of a machine follow each other
+
     def merge(self, found: dict[int, str]) -> dict[int, str]:
         """What any of the ranks has found, on every rank."""
         if self.world_size == 1:

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 import zlib
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import pyarrow.compute as pc
 from configs.errors import UserError
 from configs.machine import allow_more_files
 from configs.schema import MetaKind
+from loaders.columns import Columns, write_columns
 from loaders.order import Indices
-from prep.diagnosis import diagnosis_classes
 from prep.files import open_regular
-from prep.manifest import AGAIN, ShardEntry, read_manifest
-from prep.samples import SampleTable
+from prep.manifest import AGAIN, SAMPLES, ShardEntry, read_manifest
+
+_MOST_OPEN = 512  # shards at a time: half of the open files that a process may usually have
 
 
 class CorruptSampleError(UserError):
@@ -30,39 +32,38 @@ class ShardSet:
     """The kept samples of a shard set, N of them, numbered as in samples.parquet.
 
     key: string array [N]; source: int16 [N]; fold: int8 [N], -1 outside training; target: int8 [N], -1 unknown;
-    diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Of
-    samples.parquet only the needed columns, and the meta vectors that are asked for, are kept in memory; shards are
-    opened when they are first read. Safe to read from many threads.
+    diagnosis: int8 [N], an index into prep.diagnosis.CLASSES; size: edge of the square images in pixels. Columns are
+    views of a mapped file. Shards are opened when they are read, and the last 512 of them stay open. Safe to read from
+    many threads.
 
     Nothing is trusted unread: opening checks the manifest, samples.parquet against it, and that each shard is a file of
     its size; reading a sample checks its CRC-32. Raises UserError for the first thing that is wrong.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: Path | None = None) -> None:
+        """columns: what `check_and_write` made of this set in another process of this machine, which still has it."""
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.size = self.manifest.size
-        self._table = SampleTable(folder, self.manifest)
-        table = self._table.checked(["diagnosis"])
-        for entry in self.manifest.shards:
-            _require_size(folder / entry.file, entry)
-        self.key: pa.StringArray = table["key"].combine_chunks()
-        self.source: npt.NDArray[np.int16] = table["source"].to_numpy()
-        self.fold: npt.NDArray[np.int8] = table["fold"].to_numpy()
-        self.target: npt.NDArray[np.int8] = table["target"].to_numpy()
-        self.diagnosis = diagnosis_classes(table["diagnosis"].combine_chunks(), self.target)
-        self._split: pa.DictionaryArray = table["split"].combine_chunks()
-        self._meta: dict[MetaKind, npt.NDArray[np.float32]] = {}
-        files = table["shard"].combine_chunks()
+        path = columns or check_and_write(folder)
+        try:
+            self._columns = Columns(path, self.manifest.files[SAMPLES])
+        finally:
+            if columns is None:
+                path.unlink()  # its content stays for as long as it is mapped
+        self.key: pa.StringArray = self._columns.array("key")
+        self.source: npt.NDArray[np.int16] = self._columns.array("source").to_numpy()
+        self.fold: npt.NDArray[np.int8] = self._columns.array("fold").to_numpy()
+        self.target: npt.NDArray[np.int8] = self._columns.array("target").to_numpy()
+        self.diagnosis: npt.NDArray[np.int8] = self._columns.array("diagnosis").to_numpy()
+        files = self._columns.array("shard")
         self._files: list[str] = files.dictionary.to_pylist()
         self._file: npt.NDArray[np.int32] = files.indices.to_numpy()
-        self._offset: npt.NDArray[np.int64] = table["offset"].to_numpy()
-        self._length: npt.NDArray[np.int32] = table["length"].to_numpy()
-        self._crc32: npt.NDArray[np.uint32] = table["crc32"].to_numpy()
-        del table, files
-        pa.default_memory_pool().release_unused()  # reading takes twice the memory of what is kept
+        self._offset: npt.NDArray[np.int64] = self._columns.array("offset").to_numpy()
+        self._length: npt.NDArray[np.int32] = self._columns.array("length").to_numpy()
+        self._crc32: npt.NDArray[np.uint32] = self._columns.array("crc32").to_numpy()
         self._entries = {entry.file: entry for entry in self.manifest.shards}
-        self._open: dict[int, _Shard] = {}
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -74,12 +75,8 @@ class ShardSet:
         return int(self.fold.max(initial=-1)) + 1
 
     def meta(self, kind: MetaKind) -> npt.NDArray[np.float32]:
-        """The meta vectors of all samples, float32 [N, M]; read at the first call for `kind`, then kept."""
-        with self._lock:
-            if kind not in self._meta:
-                self._meta[kind] = self._table.meta(kind)
-                pa.default_memory_pool().release_unused()
-            return self._meta[kind]
+        """The meta vectors of all samples, float32 [N, M], read-only."""
+        return self._columns.meta(kind)
 
     def train_rows(self, fold: int | None) -> Indices:
         """Row numbers of the training samples outside `fold`, of all of them if it is None.
@@ -100,7 +97,7 @@ class ShardSet:
 
     def split_rows(self, split: str) -> Indices:
         """Row numbers of the samples of a split: train, test or extra."""
-        return np.flatnonzero(pc.equal(self._split, split).to_numpy(zero_copy_only=False))
+        return np.flatnonzero(pc.equal(self._columns.array("split"), split).to_numpy(zero_copy_only=False))
 
     def jpeg(self, index: int) -> bytes:
         """The JPEG bytes of sample `index`, checked against their CRC-32.
@@ -137,18 +134,25 @@ class ShardSet:
             self._open.clear()
 
     def _shard(self, file: int) -> "_Shard":
-        known = self._open.get(file)
-        if known is not None:
-            return known
         with self._lock:
             if file not in self._open:
                 name = self._files[file]
                 self._open[file] = _opened(self.folder / name, self._entries[name])
+                if len(self._open) > _MOST_OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(file)
             return self._open[file]
 
     def _require_fold(self, fold: int | None) -> None:
         if fold is not None and not 0 <= fold < self.folds:
             raise UserError(f"fold={fold} is out of range: {self.folder} has folds 0 to {self.folds - 1}")
+
+
+def check_and_write(folder: Path) -> Path:
+    """Check samples.parquet and the shards' sizes; see loaders.columns.write_columns for the file that is written."""
+    for entry in read_manifest(folder).shards:
+        _require_size(folder / entry.file, entry)
+    return write_columns(folder)
 
 
 class _Shard:
