@@ -71,6 +71,24 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgressiveConfig:
+    """Progressive image size: the first epochs train on smaller images, the others on those of the shard set, on which
+    every epoch is evaluated. What `augment` draws is the same in relation to the image."""
+
+    epochs: int = ranged(0, low=0)
+    """The first epochs, which train at `size` (fewer than all); 0 means that all train on images of the set's size."""
+    size: int = ranged(160, low=32)
+    """Edge of their images in pixels (32 or more, below that of the shard set)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "progressive.")
+
+    def size_in(self, epoch: int, full: int) -> int:
+        """The edge of the training images of `epoch`, those of the shard set having `full`."""
+        return self.size if epoch < self.epochs else full
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """Where samples are decoded and augmented, and how fast. Only on_bad can change which samples a run sees."""
 

@@ -5,6 +5,7 @@ renderer makes the same image from them, and on a GPU, DALI or loaders/render_ca
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from loaders.order import Indices
 from loaders.symmetry import Codes, symmetry_codes, symmetry_matrices
 
 Floats = npt.NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 _STREAM, _HOLES = 2, 3
 # Each name keeps its column of the draws for good, so that adding one never changes the others.
@@ -76,6 +78,15 @@ def draw_params(config: AugmentConfig, *, seed: int, epoch: int, index: Indices,
         boxes=_coarse_dropout(config, chosen, seed=seed, epoch=epoch, index=index, size=size),
         hide_meta=chosen["meta_dropout"] < config.meta_dropout,
     )
+
+
+def pixel_matrices(affine: npt.NDArray[Real], *, size: int, edge: int, first: float) -> npt.NDArray[Real]:
+    """AugmentParams.affine between pixels, [B, 2, 3]: from those of images of `size` x `size` to those of the stored
+    ones, which have `edge` x `edge`; `first` is the first pixel's coordinate, its centre's, along both axes."""
+    shown, stored = (length / 2 - 0.5 + first for length in (size, edge))
+    matrices = affine * (edge / size)
+    matrices[:, :, 2] += stored - matrices[:, :, :2].sum(axis=2) * shown
+    return matrices
 
 
 def _flips_and_turns(config: AugmentConfig, chosen: dict[str, Floats]) -> Codes:

@@ -1,5 +1,8 @@
 """The decode-once cache: the pixels of every sample of a run, decoded once and kept."""
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -15,27 +18,36 @@ class PixelCache:
     """uint8 [N, size, size, 3] on the CPU or a GPU: the images of the samples `rows` (int64, any order).
 
     Raises UserError with the sizes if they do not fit; `copies` is the number of ranks that share the memory, each with
-    a cache of its own.
+    a cache of its own. `edges`: each of these and `size` is an edge at which the images are kept.
     """
 
-    def __init__(self, rows: Indices, size: int, device: torch.device, *, copies: int = 1) -> None:
+    def __init__(
+        self, rows: Indices, size: int, device: torch.device, *, copies: int = 1, edges: Iterable[int] = ()
+    ) -> None:
         self.rows: Indices = np.unique(rows)
-        shape = (len(self.rows), size, size, 3)
-        _require_memory(int(np.prod(shape)), len(self.rows), device, copies)
-        self.pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        self.size = size
+        shapes = {edge: (len(self.rows), edge, edge, 3) for edge in (size, *edges)}
+        self.bytes = sum(map(math.prod, shapes.values()))
+        _require_memory(self.bytes, len(self.rows), device, copies)
+        self.at = {edge: torch.empty(shape, dtype=torch.uint8, device=device) for edge, shape in shapes.items()}
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """The images of the full size, uint8 [N, size, size, 3]."""
+        return self.at[self.size]
 
     def store(self, start: int, images: torch.Tensor) -> None:
-        """Keep the images of the samples rows[start:start + len(images)]."""
-        self.pixels[start : start + len(images)].copy_(images)
+        """Keep the images of the samples rows[start:start + len(images)], at one of the edges."""
+        self.at[images.shape[1]][start : start + len(images)].copy_(images)
 
-    def image(self, index: int) -> Pixels:
-        """The image of one sample, uint8 [size, size, 3], of a cache on the CPU; the caller must not change it."""
-        pixels: Pixels = self.pixels[int(np.searchsorted(self.rows, index))].numpy()
+    def image(self, index: int, edge: int | None = None) -> Pixels:
+        """The image of one sample, uint8 [edge, edge, 3], of a cache on the CPU; the caller must not change it."""
+        pixels: Pixels = self.at[edge or self.size][int(np.searchsorted(self.rows, index))].numpy()
         return pixels
 
-    def images(self, index: Indices) -> torch.Tensor:
-        """A copy of the images of some samples, uint8 [b, size, size, 3], of a cache on the CPU."""
-        return gathered(self.pixels, torch.from_numpy(self.places(index)))
+    def images(self, index: Indices, edge: int | None = None) -> torch.Tensor:
+        """A copy of the images of some samples, uint8 [b, edge, edge, 3], of a cache on the CPU."""
+        return gathered(self.at[edge or self.size], torch.from_numpy(self.places(index)))
 
     def places(self, index: Indices) -> Indices:
         """Where the images of the samples `index` are in `pixels`, int64 [b]."""

@@ -17,7 +17,7 @@ import torch.utils.dlpack
 
 from configs.errors import UserError
 from configs.schema import Border
-from loaders.augment import AugmentParams
+from loaders.augment import AugmentParams, pixel_matrices
 from loaders.request import Request
 from loaders.source import Source
 
@@ -37,6 +37,8 @@ class DaliPipeline:
     decode: "cpu" or "mixed" for JPEG bytes; None for decoded images in host memory.
     augment: whether it warps, recolours and cuts out, on `device`; the CPU version of that graph is for comparison
     only, because DALI's CPU warp is far too slow for training.
+    size: the edge of every request's images, in pixels (None: that of the stored ones), made by augmenting those of
+    Source.edge.
     border: that of every request it augments.
     """
 
@@ -47,6 +49,7 @@ class DaliPipeline:
         *,
         decode: Literal["cpu", "mixed"] | None,
         augment: bool,
+        size: int | None = None,
         border: Border = "constant",
         device: torch.device,
         threads: int,
@@ -61,6 +64,8 @@ class DaliPipeline:
         self._source = source
         self._device = device
         self._augment = augment
+        self._size = size or source.shards.size
+        self._edge = source.edge(self._size)
         self._pipeline: Any = Pipeline(
             batch_size=batch_size,
             num_threads=threads,
@@ -72,7 +77,9 @@ class DaliPipeline:
                 images = _fed_pixels(self._next_images, device)
             else:
                 images = _decoded(self._next_images, decode, device, hw_decoder_load, source.shards.size)
-            self._pipeline.set_outputs(_augmented(images, self._next_params, border) if augment else images)
+            if augment:
+                images = _augmented(images, self._next_params, border, self._size)
+            self._pipeline.set_outputs(images)
         self._pipeline.build()
         self._inputs: Iterator[tuple[Request, Any]] = iter(())
         self._images: deque[Any] = deque()
@@ -83,7 +90,7 @@ class DaliPipeline:
     def run(self, inputs: Iterable[tuple[Request, Any]]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its images, uint8 [b, size, size, 3] on the device: DALI's own buffer, not a copy.
 
-        inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, size, size, 3]).
+        inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, edge, edge, 3]).
         """
         assert not self._broken, "an error left unread batches in DALI's queue: open another loader"
         self._inputs = iter(inputs)
@@ -155,10 +162,7 @@ class DaliPipeline:
         if not self._params:
             self._advance()
         params = self._params.popleft()
-        # DALI puts the centre of the first pixel at one half, so the centre of the image is at size / 2.
-        centre = self._source.shards.size / 2
-        affine = params.affine.copy()
-        affine[:, :, 2] += centre - affine[:, :, :2].sum(axis=2) * centre
+        affine = pixel_matrices(params.affine, size=self._size, edge=self._edge, first=0.5)  # as DALI counts
         boxes = params.boxes[:, :, [1, 0, 3, 2]].astype(np.float32)
         anchors = boxes[:, :, :2].reshape(len(boxes), -1)
         shapes = (boxes[:, :, 2:] - boxes[:, :, :2]).reshape(len(boxes), -1)
@@ -206,23 +210,23 @@ def _fed_pixels(pixels: Callable[[], Any], device: torch.device) -> Any:
     return images.gpu() if device.type == "cuda" else images
 
 
-def _augmented(images: Any, params: Callable[[], tuple[Any, ...]], border: Border) -> Any:
+def _augmented(images: Any, params: Callable[[], tuple[Any, ...]], border: Border, size: int) -> Any:
     from nvidia.dali import fn, types
 
     inputs = fn.external_source(params, num_outputs=4, batch=True, dtype=types.FLOAT, ndim=[2, 2, 1, 1])
     affine, colour, anchor, shape = inputs
-    images = _warped(images, affine, border)
+    images = _warped(images, affine, border, size)
     images = fn.coord_transform(images, MT=colour, dtype=types.UINT8)
     return fn.erase(images, anchor=anchor, shape=shape, axis_names="HW", fill_value=0)
 
 
-def _warped(images: Any, affine: Any, border: Border) -> Any:
+def _warped(images: Any, affine: Any, border: Border, size: int) -> Any:
     from nvidia.dali import fn, types
 
     if border == "reflect":  # which warp_affine cannot do
         matrix = fn.cat(affine, types.Constant(np.array([[0, 0, 1]], dtype=np.float32)), axis=0)
         return fn.experimental.warp_perspective(
-            images, matrix=matrix, border_mode="reflect_101", interp_type=types.INTERP_LINEAR
+            images, matrix=matrix, size=[size, size], border_mode="reflect_101", interp_type=types.INTERP_LINEAR
         )
     fill = 0.0 if border == "constant" else None  # None repeats the edge
-    return fn.warp_affine(images, matrix=affine, interp_type=types.INTERP_LINEAR, fill_value=fill)
+    return fn.warp_affine(images, matrix=affine, size=[size, size], interp_type=types.INTERP_LINEAR, fill_value=fill)

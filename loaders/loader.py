@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
-from configs.schema import AugmentConfig, LoaderConfig, MetaKind
+from configs.schema import AugmentConfig, LoaderConfig, MetaKind, ProgressiveConfig
 from loaders.batch import Batch
 from loaders.cache import PixelCache
 from loaders.damage import Damage
@@ -25,7 +25,7 @@ from loaders.render_cache import CacheRenderer
 from loaders.render_dali_cpu import CpuDaliRenderer
 from loaders.render_dali_gpu import GpuDaliRenderer
 from loaders.render_host import HostRenderer
-from loaders.renderer import BlankRenderer, Renderer
+from loaders.renderer import BlankRenderer, BySizeRenderer, Renderer
 from loaders.request import Request, eval_requests, train_requests
 from loaders.shards import ShardSet
 from loaders.source import Source
@@ -51,12 +51,14 @@ class Loader:
         threads: int,
         ranks_here: int = 1,
         images: bool = True,
+        progressive: ProgressiveConfig | None = None,
     ) -> None:
         """Open a loader for the samples `rows` (int64) of `shards`, with batches on `device`.
 
         threads: host threads if the config says 0; ranks_here: ranks that share this machine's memory, each with a
-        cache of its own; images: False for black images, without reading. If the config asks for a cache, it is filled
-        now. Raises UserError if this machine lacks what the config asks for, or if `rows` do not fit the cache.
+        cache of its own; images: False for black images, without reading; progressive: which epochs train on smaller
+        images. If the config asks for a cache, it is filled now. Raises UserError if this machine lacks what the config
+        asks for, or if `rows` do not fit the cache.
         """
         self.placement, remark = chosen_placement(config, device)
         self.remarks = [f"loader.placement={self.placement}: {remark}"] if remark else []
@@ -66,6 +68,7 @@ class Loader:
         self._threads = config.threads or threads
         self._source = Source(shards=shards, damage=Damage(config.on_bad, config.max_bad))
         self._blank = not images
+        self._progressive = progressive or ProgressiveConfig()
         self._streams: dict[Stream, Generator[Batch]] = {}
         self._renderers: dict[tuple[Stream, int], Renderer] = {}
         if config.cache != "none" and images:
@@ -92,8 +95,16 @@ class Loader:
 
         A new call ends the previous training stream.
         """
-        size = self._shards.size
-        requests = train_requests(rows, partition, augment, seed=seed, size=size, epochs=epochs, first_step=first_step)
+        requests = train_requests(
+            rows,
+            partition,
+            augment,
+            seed=seed,
+            size=self._shards.size,
+            epochs=epochs,
+            first_step=first_step,
+            progressive=self._progressive,
+        )
         return self._stream("train", requests, partition, [meta])
 
     def eval_batches(
@@ -103,7 +114,7 @@ class Loader:
 
         With several kinds of `meta` vectors, their columns stand side by side in a batch, in the order given.
         """
-        return self._stream("eval", eval_requests(rows, partition), partition, meta)
+        return self._stream("eval", eval_requests(rows, partition, self._shards.size), partition, meta)
 
     @property
     def clock(self) -> StageClock:
@@ -163,19 +174,29 @@ class Loader:
             raise UserError("loader.cache='gpu' needs a CUDA GPU and DALI: use --loader.cache ram")
         begin = time.perf_counter()
         place = self._device if name == "gpu" else torch.device("cpu")
-        cache = PixelCache(rows, self._shards.size, place, copies=ranks_here if name == "ram" else 1)
+        full, host = self._shards.size, torch.device("cpu")
+        # What libjpeg-turbo decodes at a reduced scale is kept too.
+        edges = {self._source.edge(self._progressive.size)} - {full} if self._progressive.epochs else set[int]()
+        cache = PixelCache(rows, full, place, copies=ranks_here if name == "ram" else 1, edges=edges)
+        self._fill(cache, full, self._renderer(_FILL_BATCH, self._device if self.placement == "dali-gpu" else host))
+        for edge in edges:
+            self._fill(cache, edge, self._host_renderer(_FILL_BATCH, host))
+        self._source.cache = cache
+        size, seconds = cache.bytes / 1e9, time.perf_counter() - begin
+        self.remarks.append(f"loader.cache={name}: {len(cache.rows):,} images, {size:.1f} GB, in {seconds:.1f} s")
+
+    def _fill(self, cache: PixelCache, edge: int, renderer: Renderer) -> None:
         partition = Partition(samples=len(cache.rows), batch_size=_FILL_BATCH, pad=False)
-        device = self._device if self.placement == "dali-gpu" else torch.device("cpu")
-        with (
-            closing(self._renderer(_FILL_BATCH, device)) as renderer,
-            closing(renderer.render(eval_requests(cache.rows, partition))) as rendered,
-        ):
+        requests = eval_requests(cache.rows, partition, edge)
+        with closing(renderer), closing(renderer.render(requests)) as rendered:
             for request, images in rendered:
                 start = request.step * _FILL_BATCH
                 cache.store(start, images[: len(cache.rows) - start])
-        self._source.cache = cache
-        size, seconds = cache.pixels.numel() / 1e9, time.perf_counter() - begin
-        self.remarks.append(f"loader.cache={name}: {len(cache.rows):,} images, {size:.1f} GB, in {seconds:.1f} s")
+
+    def _host_renderer(self, batch_size: int, device: torch.device) -> HostRenderer:
+        return HostRenderer(
+            self._source, batch_size, threads=self._threads, prefetch=self._config.prefetch, device=device
+        )
 
     def _renderer(self, batch_size: int, device: torch.device) -> Renderer:
         if self._blank:
@@ -194,5 +215,9 @@ class Loader:
                 hw_decoder_load=config.hw_decoder_load,
             )
         if self.placement == "dali-cpu" and source.cache is None:
-            return CpuDaliRenderer(source, batch_size, threads=threads, prefetch=prefetch, device=device)
-        return HostRenderer(source, batch_size, threads=threads, prefetch=prefetch, device=device)
+            dali = CpuDaliRenderer(source, batch_size, threads=threads, prefetch=prefetch, device=device)
+            if not self._progressive.epochs:
+                return dali
+            # DALI decodes at full scale only, so smaller images are left to the host path.
+            return BySizeRenderer(dali, self._host_renderer(batch_size, device), self._shards.size)
+        return self._host_renderer(batch_size, device)

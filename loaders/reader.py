@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from loaders.decode import Pixels, require_size
+from loaders.decode import UNCHANGED, Pixels, decode, require_size
 from loaders.request import Request, StandIns
 from loaders.source import Source
 
@@ -34,7 +34,13 @@ class Reader:
             yield request.with_stand_ins(stand_ins), [jpeg for jpegs, _ in parts for jpeg in jpegs]
 
     def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Each request and its images, uint8 [b, size, size, 3], from a cache in host memory."""
+        """Each request, with stand-ins, and its images as Source.edge says, uint8 [b, edge, edge, 3]: from a cache in
+        host memory, or decoded."""
+        if self._source.cache is None:
+            for request, parts in self._ahead_of(requests, self._decode, _READ_TOGETHER):
+                stand_ins = {place: sample for _, some in parts for place, sample in some.items()}
+                yield request.with_stand_ins(stand_ins), torch.from_numpy(np.concatenate([part for part, _ in parts]))
+            return
         for _, (gathered,) in self._ahead_of(requests, lambda request, _: self._gather(request), 1 << 31):
             yield gathered
 
@@ -63,9 +69,22 @@ class Reader:
         assert self._source.cache is not None
         begin = time.perf_counter()
         request = request.with_stand_ins(self._source.stand_ins(request))
-        images = self._source.cache.images(request.index)
+        images = self._source.cache.images(request.index, self._source.edge(request.size))
         self._source.clock.add(copy=time.perf_counter() - begin)
         return request, images
+
+    def _decode(self, request: Request, places: range) -> tuple[Pixels, StandIns]:
+        source, begin = self._source, time.perf_counter()
+        jpegs, stand_ins = source.jpegs(request, places)
+        read, edge = time.perf_counter() - begin, source.edge(request.size)
+        images = np.empty((len(places), edge, edge, 3), np.uint8)
+        for place, jpeg, image in zip(places, jpegs, images, strict=True):
+            try:
+                decode(jpeg, UNCHANGED, image, source.shards.size)
+            except ValueError as error:
+                raise source.undecodable(stand_ins.get(place, int(request.index[place])), error) from error
+        source.clock.add(read=read, decode=time.perf_counter() - begin - read)
+        return images, stand_ins
 
     def _read(self, request: Request, places: range) -> tuple[list[Pixels], StandIns]:
         begin = time.perf_counter()

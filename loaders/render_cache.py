@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import Border
-from loaders.augment import AugmentParams
+from loaders.augment import AugmentParams, pixel_matrices
 from loaders.cache import PixelCache, gathered
 from loaders.renderer import Rendered
 from loaders.request import Request
@@ -29,32 +29,32 @@ _MOST_SHAPES = 64  # that a process may compile for, say of a grid: each fold ha
 _NO_LIMIT = 1_000_000
 
 
-def packed(params: AugmentParams, size: int) -> npt.NDArray[np.float32]:
-    """One row per sample, float32 [B, 18 + 4 * holes], for images of `size` x `size` pixels.
+def packed(params: AugmentParams, size: int, edge: int | None = None) -> npt.NDArray[np.float32]:
+    """One row per sample, float32 [B, 18 + 4 * holes], for images of `size` x `size` pixels, which are kept in `edge` x
+    `edge` (None: as many).
 
     The affine matrix [2, 3] with pixel centres at integers and the origin in the first one, the colour matrix [3, 4],
     the boxes [holes, 4].
     """
-    centre = (size - 1) / 2
-    affine = params.affine.astype(np.float64)
-    affine[:, :, 2] += centre - affine[:, :, :2].sum(axis=2) * centre
+    affine = pixel_matrices(params.affine.astype(np.float64), size=size, edge=edge or size, first=0.0)
     rows = [part.reshape(len(affine), -1) for part in (affine, params.colour, params.boxes)]
     return np.concatenate(rows, axis=1, dtype=np.float32, casting="unsafe")
 
 
-def augmented(pixels: Tensor, places: Tensor, params: Tensor, border: Border) -> Tensor:
-    """Augmented copies of the images pixels[places], uint8 [B, size, size, 3].
+def augmented(pixels: Tensor, places: Tensor, params: Tensor, border: Border, size: int | None = None) -> Tensor:
+    """Augmented copies of the images pixels[places], uint8 [B, size, size, 3]; size None means their own.
 
-    pixels: uint8 [N, size, size, 3]; places: int64 [B]; params: float32 as `packed` makes them. As on the host, a pixel
-    is rounded after the warp and after the colours.
+    pixels: uint8 [N, edge, edge, 3]; places: int64 [B]; params: float32 as `packed` makes them. As on the host, a pixel
+    is rounded after the warp, which resizes, and after the colours.
     """
-    size = pixels.shape[1]
+    edge = pixels.shape[1]
+    size = size or edge
     shape = (size, size, 3)  # of every intermediate value: inductor fuses only loops of the same shape
     axis, channel = torch.arange(size, device=pixels.device), torch.arange(3, device=pixels.device)
     y, x = axis[:, None, None].expand(shape), axis[:, None].expand(shape)
     image, values = places[:, None, None, None], params[:, :, None, None, None]
-    rows = _between(values[:, 3] * x + values[:, 4] * y + values[:, 5], size, border)
-    columns = _between(values[:, 0] * x + values[:, 1] * y + values[:, 2], size, border)
+    rows = _between(values[:, 3] * x + values[:, 4] * y + values[:, 5], edge, border)
+    columns = _between(values[:, 0] * x + values[:, 1] * y + values[:, 2], edge, border)
     colour = params[:, _COLOUR:_BOXES].view(-1, 1, 1, 3, 4)
     mixed = colour[..., 3]
     for step in range(3):  # each channel takes from itself and the two after it, so all loops are over channels
@@ -68,7 +68,7 @@ def augmented(pixels: Tensor, places: Tensor, params: Tensor, border: Border) ->
     return shown.to(torch.uint8)
 
 
-def compiled() -> Callable[[Tensor, Tensor, Tensor, Border], Tensor]:
+def compiled() -> Callable[..., Tensor]:
     """`augmented` as one kernel, compiled when it is first called, and again for other shapes or another border."""
     from torch._inductor import config as inductor  # slow to import
 
@@ -115,14 +115,18 @@ class CacheRenderer:
         while asked := list(islice(remaining, self._together)):
             begin = time.perf_counter()
             group = [request.with_stand_ins(self._source.stand_ins(request)) for request in asked]
-            samples, size = [len(request.index) for request in group], self._source.shards.size
+            samples = [len(request.index) for request in group]
             index = np.concatenate([request.index for request in group])
             places = torch.split(self._uploaded(self._cache.places(index)), samples)
-            drawn = [packed(request.params, size) for request in group if request.params is not None]
+            drawn = [
+                packed(request.params, request.size, self._source.edge(request.size))
+                for request in group
+                if request.params is not None
+            ]
             params = torch.split(self._uploaded(np.concatenate(drawn)), samples) if drawn else [None] * len(group)
             clock.add(copy=time.perf_counter() - begin)
             for request, at, values in zip(group, places, params, strict=True):
-                images = self._images(at, values, request.border)
+                images = self._images(at, values, request)
                 clock.batch(len(request.index), 1)
                 yield request, images
 
@@ -133,16 +137,17 @@ class CacheRenderer:
         tensor, device = torch.from_numpy(array), self._cache.pixels.device
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
-    def _images(self, places: Tensor, params: Tensor | None, border: Border) -> Tensor:
+    def _images(self, places: Tensor, params: Tensor | None, request: Request) -> Tensor:
         if params is None:
             return gathered(self._cache.pixels, places)
+        given = self._cache.at[self._source.edge(request.size)], places, params, request.border, request.size
         if self._augment is not augmented:
             try:
-                return self._augment(self._cache.pixels, places, params, border)
+                return self._augment(*given)
             # Compilation can fail in any way: no compiler, an unsupported operator, a bug in the compiler.
             except Exception as error:
                 self._augment = augmented
                 reason = (str(error).strip().splitlines() or [""])[0][:200]
                 why = f"because torch.compile failed: {type(error).__name__}: {reason}"
                 _log.warning("loader.cache=gpu: augmenting without compilation, which is slower, %s", why)
-        return augmented(self._cache.pixels, places, params, border)
+        return augmented(*given)

@@ -1,7 +1,7 @@
 """The renderer that decodes and augments with DALI on the GPU."""
 
 from collections.abc import Callable, Iterable
-from itertools import chain, islice
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -13,11 +13,15 @@ from loaders.renderer import Rendered
 from loaders.request import Request
 from loaders.source import Source
 
+_Kind = tuple[int, Border | None]
+"""What the requests of a pipeline share: the images' edge; the border, None without augmentation."""
+
 
 class GpuDaliRenderer:
     """DALI decodes and augments on the GPU, on its own stream and ahead of the consumer.
 
-    If the source has a cache in host memory, its images are used instead of JPEGs.
+    If the source has a cache in host memory, its images are used instead of JPEGs. Images that are decoded at a reduced
+    scale, which DALI cannot do, are decoded on threads of the host.
     """
 
     def __init__(
@@ -34,13 +38,13 @@ class GpuDaliRenderer:
         self._source = source
         self._device = device
         self._reader = Reader(source, threads=threads, ahead=prefetch)
-        self._pipelines: dict[Border | None, DaliPipeline] = {}  # None: without augmentation
-        cached = source.cache is not None
-        self._make: Callable[[Border | None], DaliPipeline] = lambda border: DaliPipeline(
+        self._pipelines: dict[_Kind, DaliPipeline] = {}
+        self._make: Callable[[int, Border | None], DaliPipeline] = lambda size, border: DaliPipeline(
             source,
             batch_size,
-            decode=None if cached else decode,
+            decode=None if self._feeds_pixels(size) else decode,
             augment=border is not None,
+            size=size,
             border=border or "constant",
             device=device,
             threads=threads,
@@ -50,19 +54,27 @@ class GpuDaliRenderer:
 
     def render(self, requests: Iterable[Request]) -> Rendered:
         """See loaders.renderer.Renderer."""
-        remaining = iter(requests)
-        for first in islice(remaining, 1):
-            requests, border = chain([first], remaining), None if first.params is None else first.border
-            if self._source.cache is not None and border is None:
-                for request, images in self._reader.images(requests):
-                    yield request, images.to(self._device, non_blocking=True)
-                return
-            if border not in self._pipelines:
-                self._pipelines[border] = self._make(border)
-            inputs = self._reader.jpegs(requests) if self._source.cache is None else self._reader.images(requests)
-            yield from self._pipelines[border].run(inputs)
+        for kind, some in groupby(requests, _kind):
+            yield from self._rendered(kind, some)
+
+    def _rendered(self, kind: "_Kind", requests: Iterable[Request]) -> Rendered:
+        if self._source.cache is not None and kind[1] is None:
+            for request, images in self._reader.images(requests):
+                yield request, images.to(self._device, non_blocking=True)
+            return
+        if kind not in self._pipelines:
+            self._pipelines[kind] = self._make(*kind)
+        inputs = self._reader.images(requests) if self._feeds_pixels(kind[0]) else self._reader.jpegs(requests)
+        yield from self._pipelines[kind].run(inputs)
+
+    def _feeds_pixels(self, size: int) -> bool:
+        return self._source.cache is not None or self._source.edge(size) != self._source.shards.size
 
     def close(self) -> None:
         """End the threads and free DALI's buffers."""
         self._reader.close()
         self._pipelines.clear()
+
+
+def _kind(request: Request) -> _Kind:
+    return request.size, None if request.params is None else request.border

@@ -1,5 +1,6 @@
 """The renderer without DALI: libjpeg-turbo and OpenCV on threads, outside the GIL, into reused buffers."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -58,7 +59,7 @@ class HostRenderer:
         self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, request: Request) -> "tuple[Request, Slot, list[Future[StandIns]]]":
-        slot, samples = self._ring.take(), len(request.index)
+        slot, samples = self._ring.take(request.size), len(request.index)
         chunks = [range(start, min(start + self._chunk, samples)) for start in range(0, samples, self._chunk)]
         return request, slot, [self._pool.submit(self._render_part, request, slot, places) for places in chunks]
 
@@ -75,16 +76,15 @@ class HostRenderer:
             contents, stand_ins = source.jpegs(request, places)
         read = tick() - begin
         decoded = augmented = 0.0
-        for place, content, change in zip(
-            places, contents, changes(request.params, places, source.shards.size, request.border), strict=True
-        ):
+        drawn = changes(request.params, places, request.size, request.border, source.edge(request.size))
+        for place, content, change in zip(places, contents, drawn, strict=True):
             out = slot.pixels[place]
             begin = tick()
             if cached:
                 load(content, change, out)
             else:
                 try:
-                    decode(content, change, out)
+                    decode(content, change, out, source.shards.size)
                 except ValueError as error:
                     raise source.undecodable(stand_ins.get(place, int(request.index[place])), error) from error
             opened = tick()
@@ -99,13 +99,21 @@ class Slot:
     """One buffer of the ring; for a GPU it is pinned, and records when the copy out of it is done."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self._image = empty_images(shape, pinned=device.type == "cuda")
+        self._whole = self._image = empty_images(shape, pinned=device.type == "cuda")
         self.pixels: Pixels = self._image.numpy()
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._read: torch.cuda.Event | None = None
+
+    def resize(self, size: int) -> None:
+        """Make it a buffer for as many images of `size` x `size` pixels, in the first part of the same memory."""
+        samples, full, _, channels = self._whole.shape
+        assert size <= full
+        shape = (samples, size, size, channels)
+        self._image = self._whole.flatten()[: math.prod(shape)].view(shape)
+        self.pixels = self._image.numpy()
 
     def on_device(self) -> torch.Tensor:
         """The buffer itself on a CPU; on a GPU a copy, made concurrently with the work already queued there."""
@@ -132,8 +140,10 @@ class Ring:
         self._slots = [Slot(shape, device) for _ in range(slots)]
         self._taken = 0
 
-    def take(self) -> Slot:
-        """The next slot."""
+    def take(self, size: int | None = None) -> Slot:
+        """The next slot; `size` is the images' edge, if it is not that of the slot's last use."""
         slot = self._slots[self._taken % len(self._slots)]
         self._taken += 1
+        if size is not None and size != slot.pixels.shape[1]:
+            slot.resize(size)
         return slot

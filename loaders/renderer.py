@@ -1,6 +1,7 @@
 """What turns requests into images; each implementation is a file render_*.py."""
 
 from collections.abc import Generator, Iterable
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -8,7 +9,8 @@ import torch
 from loaders.request import Request
 
 Rendered = Generator[tuple[Request, torch.Tensor]]
-"""Each request, with stand-ins where samples were corrupt, and its images, uint8 [b, size, size, 3] on the device."""
+"""Each request, with stand-ins where samples were corrupt, and its images, uint8 [b, size, size, 3] on the device, with
+the request's size."""
 
 
 class Renderer(Protocol):
@@ -36,3 +38,21 @@ class BlankRenderer:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class BySizeRenderer:
+    """Images of `size` x `size` pixels from `full`, others from `smaller`, one after the other."""
+
+    def __init__(self, full: Renderer, smaller: Renderer, size: int) -> None:
+        self._renderers = {True: full, False: smaller}
+        self._size = size
+
+    def render(self, requests: Iterable[Request]) -> Rendered:
+        """See Renderer."""
+        for whole, some in groupby(requests, lambda request: request.size == self._size):
+            yield from self._renderers[whole].render(some)
+
+    def close(self) -> None:
+        """Close both."""
+        for renderer in self._renderers.values():
+            renderer.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from configs.schema import AugmentConfig, Border
+from configs.schema import AugmentConfig, Border, ProgressiveConfig
 from loaders.augment import AugmentParams, draw_params
 from loaders.order import Indices, Partition, epoch_orders
 
@@ -23,13 +23,14 @@ StandIns = Mapping[int, int]
 class Request:
     """One rank's share of a global batch, b samples: row numbers, which of them count, and their augmentation.
 
-    index: int64 [b]; valid: bool [b]; params: None for images without augmentation, in evaluation; border: that of the
-    whole stream; rows: int64, all samples of the stream, from which stand-ins for corrupt ones are drawn. index, valid
-    and rows are read-only.
+    size: the edge of the images, in pixels; index: int64 [b]; valid: bool [b]; params: None for images without
+    augmentation, in evaluation; border: that of the whole stream; rows: int64, all samples of the stream, from which
+    stand-ins for corrupt ones are drawn. index, valid and rows are read-only.
     """
 
     epoch: int
     step: int
+    size: int
     index: Indices
     valid: npt.NDArray[np.bool_]
     params: AugmentParams | None
@@ -62,24 +63,27 @@ def train_requests(
     size: int,
     epochs: range,
     first_step: int = 0,
+    progressive: ProgressiveConfig | None = None,
 ) -> Iterator[Request]:
     """The training stream over `epochs`, from step `first_step` of the first one on.
 
-    `rows` (int64) are the samples in any fixed order; `size` is the images' edge in pixels.
+    `rows` (int64) are the samples in any fixed order; `size` is the stored images' edge in pixels, and that of all
+    epochs but those that `progressive` makes smaller.
     """
     group = max(1, _DRAWN_TOGETHER // partition.local_batch_size)
     for epoch, permuted in epoch_orders(len(rows), seed, epochs):
-        order = rows[permuted]
+        order, edge = rows[permuted], progressive.size_in(epoch, size) if progressive else size
         for start in range(first_step if epoch == epochs.start else 0, partition.steps, group):
             steps = range(start, min(start + group, partition.steps))
             places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
             index = order[places]
-            params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=size)
+            params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=edge)
             for number, step in enumerate(steps):
                 part = slice(number * partition.local_batch_size, (number + 1) * partition.local_batch_size)
                 yield Request(
                     epoch=epoch,
                     step=step,
+                    size=edge,
                     index=index[part],
                     valid=valid[part],
                     params=params.part(part),
@@ -88,8 +92,8 @@ def train_requests(
                 )
 
 
-def eval_requests(rows: Indices, partition: Partition) -> Iterator[Request]:
-    """Each of `rows` once, in their order, without augmentation."""
+def eval_requests(rows: Indices, partition: Partition, size: int) -> Iterator[Request]:
+    """Each of `rows` once, in their order, without augmentation; `size` is the images' edge in pixels."""
     for step in range(partition.steps):
         places, valid = partition.positions(step)
-        yield Request(epoch=0, step=step, index=rows[places], valid=valid, params=None, rows=rows)
+        yield Request(epoch=0, step=step, size=size, index=rows[places], valid=valid, params=None, rows=rows)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from configs.errors import UserError
 from loaders.cache import PixelCache
 from loaders.damage import Damage
-from loaders.decode import Pixels
+from loaders.decode import Pixels, decoded_edge
 from loaders.meter import StageClock
 from loaders.order import Indices
 from loaders.request import Request, StandIns
@@ -26,8 +26,13 @@ class Source:
         return self.damage.take(self.shards.jpegs, request, places)
 
     def images(self, request: Request, places: range) -> tuple[list[Pixels], StandIns]:
-        """The images of the same samples from the cache on the CPU, each uint8 [size, size, 3]."""
-        return self.damage.take(self._cached, request, places)
+        """The images of the same samples from the cache on the CPU, each uint8 [edge, edge, 3]."""
+        edge = self.edge(request.size)
+        return self.damage.take(lambda index: self._cached(index, edge), request, places)
+
+    def edge(self, size: int) -> int:
+        """The edge, in pixels, at which images of `size` x `size` pixels are decoded."""
+        return decoded_edge(size, self.shards.size)
 
     def stand_ins(self, request: Request) -> StandIns:
         """The stand-ins for the samples that were found corrupt when the cache was filled."""
@@ -38,10 +43,10 @@ class Source:
         name = self.shards.sample_name(index)
         return UserError(f"{name} cannot be decoded: {error}; build the shard set again")
 
-    def _cached(self, index: Indices) -> list[Pixels]:
+    def _cached(self, index: Indices, edge: int) -> list[Pixels]:
         assert self.cache is not None
         self._known_good(index)
-        return [self.cache.image(number) for number in index.tolist()]
+        return [self.cache.image(number, edge) for number in index.tolist()]
 
     def _known_good(self, index: Indices) -> list[None]:
         if self.damage.found:

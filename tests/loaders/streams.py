@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from configs.schema import AugmentConfig, LoaderConfig
+from configs.schema import AugmentConfig, LoaderConfig, ProgressiveConfig
 from loaders.batch import TENSORS, Batch
 from loaders.loader import Loader
 from loaders.order import Partition
@@ -72,9 +72,10 @@ def stream(
     device: torch.device = CPU,
     pause: float = 0.0,
     augment: AugmentConfig | None = None,
+    progressive: ProgressiveConfig | None = None,
 ) -> Iterator[Batch]:
     """The same batches, copied out of the loader's buffers `pause` seconds after they arrive."""
-    with Loader(config, shards, shards.train_rows(0), device, threads=2) as loader:
+    with Loader(config, shards, shards.train_rows(0), device, threads=2, progressive=progressive) as loader:
         for batch in train_batches(loader, shards, epochs, first_step, rank, world, augment):
             time.sleep(pause)
             yield replace(batch, **{name: getattr(batch, name).cpu().clone() for name in TENSORS})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from streams import BATCH, TIERS, digests, joined, stream
 
-from configs.schema import AugmentConfig, Border, LoaderConfig
+from configs.schema import AugmentConfig, Border, LoaderConfig, ProgressiveConfig
 from loaders.augment import draw_params
 from loaders.loader import Loader
 from loaders.order import Partition
@@ -44,6 +44,17 @@ def test_gpu_images_are_close_to_the_host_paths(shards: ShardSet, tier: str, cud
         assert torch.equal(gpu.index, host.index)
         assert torch.equal(gpu.meta, host.meta)
         assert (gpu.image.int() - host.image.int()).abs().float().mean() <= 2
+
+
+@pytest.mark.parametrize("tier", GPU)
+@pytest.mark.parametrize("size", [32, 48])
+def test_smaller_images_are_close_to_the_host_paths(shards: ShardSet, tier: str, size: int, cuda: torch.device) -> None:
+    smaller = ProgressiveConfig(epochs=1, size=size)
+    host = stream(shards, TIERS["host"], progressive=smaller)
+    for gpu, ours in zip(stream(shards, GPU[tier], device=cuda, progressive=smaller), host, strict=True):
+        assert gpu.image.shape == ours.image.shape
+        assert torch.equal(gpu.index, ours.index)
+        assert (gpu.image.int() - ours.image.int()).abs().float().mean() <= 2
 
 
 @pytest.mark.parametrize("tier", ["mixed", "mixed, gpu"])
