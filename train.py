@@ -108,8 +108,9 @@ def summary(
     if metrics:
         sources = "  ".join(f"{name[4:]} {metrics[name]:.4f}" for name in ("auc_2019", "auc_2020"))
         judged = f"val loss {metrics['loss']:.4f}  AUC {metrics['auc']:.4f} ({sources})  "
+    size = f"{trained['image_size']:.0f} px  " if config.progressive.epochs else ""
     return (
-        f"epoch {epoch + 1}/{config.epochs}  loss {trained['train_loss']:.4f}  {judged}"
+        f"epoch {epoch + 1}/{config.epochs}  {size}loss {trained['train_loss']:.4f}  {judged}"
         f"{trained['images_per_s']:,.0f} img/s  waiting {trained['waiting']:.0%}" + ("  best" if best else "")
     )
 

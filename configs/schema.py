@@ -264,6 +264,8 @@ class TrainConfig:
     """Loss, optimiser and schedule."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Training augmentations."""
+    progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
+    """Smaller training images in the first epochs."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """Where samples are decoded and augmented."""
 
@@ -275,6 +277,9 @@ class TrainConfig:
         check(apart, "speed.compile", self.speed.compile, "give off with --sync-batchnorm true")
         alone = self.target == "melanoma" or not self.optim.auxiliary_weight
         check(alone, "optim.auxiliary_weight", self.optim.auxiliary_weight, "give 0 with --target diagnosis")
+        smaller, name = self.progressive.epochs, "progressive.epochs"
+        check(smaller < self.epochs, name, smaller, f"give fewer than the {self.epochs} of --epochs")
+        check(not smaller or self.model.inputs != "meta", name, smaller, "give 0 with --model.inputs meta")
 
     @property
     def fold_word(self) -> str:

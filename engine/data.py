@@ -70,6 +70,7 @@ def open_shards(folder: Path, ranks: Ranks) -> Iterator[ShardSet]:
 def open_samples(config: TrainConfig, ranks: Ranks) -> Iterator[Samples]:
     """Open the shard set and choose the rows. Raises UserError if no run is possible with them."""
     with open_shards(Path(config.shards), ranks) as shards:
+        _check_size(config, shards.size)
         fold_rows, train_rows = shards.fold_rows(config.fold), shards.train_rows(config.fold)
         if config.train_sources != "all":
             train_rows = train_rows[shards.source[train_rows] == int(config.train_sources)]
@@ -104,6 +105,7 @@ def open_data(
         threads=ranks.threads,
         ranks_here=ranks.local_world_size,
         images=config.model.inputs != "meta",
+        progressive=config.progressive,
     ) as loader:
         stream = loader.train_batches(
             samples.train_rows,
@@ -129,6 +131,15 @@ def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:
         )
     if config.sync_batchnorm and ranks.device.type != "cuda":
         raise UserError("sync_batchnorm=True needs GPUs, because torch supports it on CUDA only: leave it out")
+
+
+def _check_size(config: TrainConfig, full: int) -> None:
+    size, least = config.progressive.size, -(-full // 8)  # libjpeg-turbo decodes at an eighth at least
+    if config.progressive.epochs and not least <= size < full:
+        raise UserError(
+            f"progressive.size={size} does not fit the {full} px of {config.shards}: give {max(32, least)} to "
+            f"{full - 1}, or --progressive.epochs 0"
+        )
 
 
 def _balance(shards: ShardSet, rows: Indices, what: str) -> float:

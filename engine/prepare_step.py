@@ -1,7 +1,7 @@
 """How a step is run: compiled, distributed over the ranks, replayed as a CUDA graph."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,17 +39,25 @@ class Prepared:
 
 
 def prepare(
-    iteration: Iteration, model: nn.Module, example: Batch, ranks: Ranks, *, compiling: bool, capturing: bool
+    iteration: Iteration,
+    model: nn.Module,
+    example: Batch,
+    ranks: Ranks,
+    *,
+    compiling: bool,
+    capturing: bool,
+    others: Sequence[Batch] = (),
 ) -> Prepared:
     """`iteration` over `model`, distributed over the ranks, and compiled and captured if requested and possible.
 
-    `example` is a batch of the shapes to come, for the trial steps. Every rank must request the same.
+    `example` is a batch of the shapes to come, for the trial steps; `others`: the same of other sizes of images. Every
+    rank must request the same.
     """
     network, remarks = model, []
     if ranks.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # each shape's first step times the algorithms; before any capture
     if compiling:
-        network, remark = _compiled(model, iteration.gradients, example)
+        network, remark = _compiled(model, iteration.gradients, example, *others)
         if not ranks.all_of(not remark):  # all ranks or none, so that they exchange gradients in the same order
             network = model
             remarks = [remark or "speed.compile: continuing without it, because it failed on another rank"]
@@ -59,9 +67,16 @@ def prepare(
     iteration = replace(iteration, gradients=replace(iteration.gradients, network=network))
     if not capturing:
         return Prepared(iteration=iteration, compiled=compiled, captured=False, remarks=remarks)
-    captured, remark = _captured(iteration, model, example)
-    remarks += [remark] if remark else []
-    return Prepared(iteration=captured, compiled=compiled, captured=not remark, remarks=remarks)
+    graphs: dict[torch.Size, Callable[[Batch], Tensor]] = {}
+    for batch in (example, *others):  # all or none
+        graphs[batch.image.shape], remark = _captured(iteration, model, batch)
+        if remark:
+            return Prepared(iteration=iteration, compiled=compiled, captured=False, remarks=[*remarks, remark])
+
+    def replay(batch: Batch) -> Tensor:
+        return graphs[batch.image.shape](batch)
+
+    return Prepared(iteration=replay, compiled=compiled, captured=True, remarks=remarks)
 
 
 class CapturedIteration:
@@ -114,12 +129,13 @@ def blank_batch(samples: int, size: int, meta_features: int, device: torch.devic
     )
 
 
-def _compiled(model: nn.Module, gradients: Gradients, example: Batch) -> tuple[nn.Module, str]:
+def _compiled(model: nn.Module, gradients: Gradients, *examples: Batch) -> tuple[nn.Module, str]:
     torch._dynamo.config.recompile_limit = _MOST_NETWORKS
     network: nn.Module = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
     try:
         with _unchanged(model.buffers()):
-            replace(gradients, network=network)(example)
+            for example in examples:
+                replace(gradients, network=network)(example)
             model.zero_grad(set_to_none=True)
     # Compilation can fail in any way: no compiler, an unsupported operator, a bug in the compiler.
     except Exception as error:

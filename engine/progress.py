@@ -61,6 +61,7 @@ class EpochProgress:
     def __init__(self, config: TrainConfig, ranks: Ranks, state: RunState, data: Data, records: Records | None) -> None:
         self._config, self._ranks, self._state, self._data, self._records = config, ranks, state, data, records
         self._partition = data.samples.partition
+        self._size = config.progressive.size_in(state.epoch, data.samples.shards.size)
         self._schedule = Schedule(optim=config.optim, steps_per_epoch=self._partition.steps, epochs=config.epochs)
         self._meter = WaitMeter(ranks.device)
         self._stages = data.loader.clock.copy()
@@ -132,6 +133,7 @@ class EpochProgress:
         on_gpu = self._ranks.device.type == "cuda"
         seen = min((self._state.step - self._first) * config.batch_size, samples)
         figures = {
+            "image_size": float(self._size),
             "train_loss": float(self._ranks.sum(self._state.loss_sum).item()) / samples,
             "images_per_s": seen / (time.perf_counter() - self._start),
             "learning_rate": self._learning_rate(self._state.step),

@@ -99,7 +99,9 @@ class Run:
         if predictions is not None:
             score = self.ranks.share_from_first(metrics[config.monitor])
             best = state.judge(score, lower_is_better=config.monitor == "loss")
-            stale = 0 < config.patience <= epoch - state.best_epoch
+            # Epochs on smaller images are to be overtaken by those on the full ones, so they do not end the training.
+            waited = epoch - max(state.best_epoch, config.progressive.epochs - 1)
+            stale = 0 < config.patience <= waited
         if self.records is not None:
             self.records.epoch(epoch, metrics)
         state.end_epoch(finished=stale or epoch + 1 == config.epochs)

@@ -19,6 +19,7 @@ from engine.prepare_step import Speed, blank_batch, prepare
 from engine.records import member_folder
 from engine.step import Gradients, Iteration, Step
 from loaders.order import Partition
+from models.backbones import takes_one_size
 from models.fusion import FusionModel
 from models.losses import Objective
 from models.weights import cause
@@ -75,12 +76,17 @@ def build_trainer(
     speed: Speed,
     saved: dict[str, Any] | None = None,
 ) -> Trainer:
-    """Build the trainer of a run on images of `size` x `size` pixels, with the batches of `partition`.
+    """Build the trainer of a run on images of `size` x `size` pixels, some of which `config.progressive` makes smaller,
+    with the batches of `partition`.
 
     saved: the `tensors` of a checkpoint to continue from, else the weights that the config asks for. Every rank must
     call it.
     """
     device = ranks.device
+    if config.progressive.epochs and takes_one_size(config.backbone):
+        raise UserError(
+            f"backbone={config.backbone} takes images of one size only: give another one, or --progressive.epochs 0"
+        )
     torch.manual_seed(config.seed)
     model, objective = build_network(
         config.backbone,
@@ -127,7 +133,8 @@ def build_trainer(
         samples=local,
         parts=config.accumulate,
     )
-    example = blank_batch(local, size, len(FEATURES[config.model.meta]), device)
+    sizes = [size, config.progressive.size] if config.progressive.epochs else [size]
+    example, *others = (blank_batch(local, each, len(FEATURES[config.model.meta]), device) for each in sizes)
     iteration = Iteration(
         gradients=gradients,
         optimizer=optimizer,
@@ -135,7 +142,9 @@ def build_trainer(
         parameters=list(model.parameters()),
         clip_grad=config.optim.clip_grad,
     )
-    ready = prepare(iteration, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph)
+    ready = prepare(
+        iteration, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph, others=others
+    )
     schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
     step = Step(
         iteration=ready.iteration,

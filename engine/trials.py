@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
-from configs.schema import LoaderConfig, TrainConfig
+from configs.schema import LoaderConfig, ProgressiveConfig, TrainConfig
 from engine.distributed import Ranks
 from engine.prepare_step import Speed, blank_batch
 from engine.trainer import Trainer, build_trainer
@@ -48,7 +48,7 @@ class Bench:
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks, *, step_seconds: float, loader_seconds: float) -> None:
-        self._config, self._ranks = replace(config, weights="none"), ranks
+        self._config, self._ranks = replace(config, weights="none", progressive=ProgressiveConfig()), ranks
         self._step_seconds, self._loader_seconds = step_seconds, loader_seconds
         self._shards = ShardSet(Path(config.shards))
         self._rows = self._shards.train_rows(config.fold)

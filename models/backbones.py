@@ -71,6 +71,15 @@ def create_backbone(name: str, *, size: int, weights: str) -> Backbone:
     )
 
 
+def takes_one_size(name: str) -> bool:
+    """Whether the backbone `name` takes images of the size alone that it is built for, as a ViT does."""
+    full_name = timm_name(name)  # defines the operators that timm needs
+    import timm
+
+    pretrained: Any = timm.models.get_pretrained_cfg(full_name)
+    return bool(pretrained.fixed_input_size)
+
+
 def timm_name(name: str) -> str:
     """What timm calls the backbone `name` today: a short name, or a timm name, also one of earlier versions, such as
     tf_efficientnet_b0_ns. Raises UserError for an unknown name."""

@@ -154,6 +154,31 @@ def test_all_networks_of_a_large_grid_are_compiled(monkeypatch: pytest.MonkeyPat
         assert compiled is not model, remark
 
 
+def resized(given: Batch, size: int) -> Batch:
+    return replace(given, image=given.image[:, :size, :size].contiguous())
+
+
+def test_every_size_of_images_is_compiled_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        compiled.extend(tuple(one.shape) for one in inputs if one.dtype == torch.uint8)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    model, step = network("cpu", inputs="image")
+    given, smaller = batch("cpu"), resized(batch("cpu"), 24)
+    with joined_ranks("cpu") as ranks:
+        done = prepare(iteration(model, step), model, given, ranks, compiling=True, capturing=False, others=[smaller])
+    assert done.compiled, done.remarks
+    before = list(compiled)
+    assert {shape[1] for shape in before} == {SIZE, 24}
+    for each in (smaller, given, smaller):
+        assert done.iteration(each).isfinite()
+    assert compiled == before
+
+
 @pytest.mark.parametrize(("kind", "timed"), [("cpu", False), ("cuda", True)])
 def test_cudnn_times_its_algorithms_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch, kind: str, timed: bool) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)

@@ -19,7 +19,7 @@ from engine.distributed import joined_ranks
 from engine.network import build_network
 from engine.optim import MovingAverage, Schedule, create_optimizer
 from engine.precision import autocast_of
-from engine.prepare_step import CapturedIteration, Speed, blank_batch
+from engine.prepare_step import CapturedIteration, Speed, blank_batch, prepare
 from engine.step import Gradients, Iteration, Step
 from engine.trainer import build_trainer
 from loaders.batch import TENSORS, Batch
@@ -326,6 +326,41 @@ def test_replayed_steps_are_eager_ones_bit_for_bit(way: str, before: int) -> Non
         for one, two in zip(iteration.parameters, eager.iteration.parameters, strict=True):
             torch.testing.assert_close(one.grad, two.grad, rtol=0.0, atol=0.0, equal_nan=True)
     assert (0 < skipped < 8 - before) if way == "overflowing" else skipped == 0
+
+
+@pytest.mark.usefixtures("cuda_graphs")
+def test_each_size_of_images_has_a_graph_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replayed in any order, they train as eager steps do, bit for bit."""
+    (eager_model, eager), (model, step) = twin_steps()
+
+    def smaller(given: Batch) -> Batch:
+        return replace(given, image=given.image[:, ::2, ::2].contiguous())
+
+    def captured(iteration: Iteration, model: FusionModel, example: Batch) -> tuple[CapturedIteration, str]:
+        return CapturedIteration(iteration, model, example), ""
+
+    monkeypatch.setattr("engine.prepare_step._captured", captured)
+    with joined_ranks("cpu") as ranks:
+        blank = blank_batch(SAMPLES, SIZE, FEATURES, CPU)
+        ready = prepare(step.iteration, model, blank, ranks, compiling=False, capturing=True, others=[smaller(blank)])
+    assert ready.captured
+    replayed = replace(step, iteration=ready.iteration)
+    for number in range(5):
+        given = batch(number) if number in (2, 4) else smaller(batch(number))
+        assert torch.equal(replayed(given), eager(given))
+        assert_equal(everything(model, step.iteration), everything(eager_model, eager.iteration))
+
+
+@pytest.mark.usefixtures("cuda_graphs")
+def test_where_one_size_cannot_be_captured_none_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((model, step), _) = twin_steps()
+    answers = iter([(step.iteration, ""), (step.iteration, "speed.cuda_graph: no memory")])
+    monkeypatch.setattr("engine.prepare_step._captured", lambda *_: next(answers))
+    blank = blank_batch(SAMPLES, SIZE, FEATURES, CPU)
+    with joined_ranks("cpu") as ranks:
+        ready = prepare(step.iteration, model, blank, ranks, compiling=False, capturing=True, others=[blank])
+    assert (ready.captured, ready.remarks) == (False, ["speed.cuda_graph: no memory"])
+    assert isinstance(ready.iteration, Iteration)
 
 
 @pytest.mark.usefixtures("cuda_graphs")
