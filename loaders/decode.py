@@ -49,9 +49,9 @@ def decoded_edge(size: int, full: int) -> int:
     """The edge to which a JPEG of `full` x `full` pixels is decoded for an image of `size` x `size`: its own, or the
     smallest of a half, a quarter and an eighth that is not below `size`.
 
-    So a warp shrinks what is decoded to less than a half, and hides nothing between its samples. libjpeg-turbo offers
-    every eighth, but only for these it has vector code: a half takes 0.6 of the time of the whole, five eighths 0.9,
-    six eighths 1.2.
+    So a warp shrinks what is decoded by less than 2, its own scale aside, and leaves out no pixel between its samples.
+    libjpeg-turbo offers every eighth, but has vector code for these only: a half takes about 0.6 of the time of the
+    whole, five eighths 0.9, six eighths 1.2.
     """
     return min(edge for part in (1, 2, 4, 8) if (edge := -(-full // part)) >= size)
 

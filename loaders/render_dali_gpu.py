@@ -57,7 +57,7 @@ class GpuDaliRenderer:
         for kind, some in groupby(requests, _kind):
             yield from self._rendered(kind, some)
 
-    def _rendered(self, kind: "_Kind", requests: Iterable[Request]) -> Rendered:
+    def _rendered(self, kind: _Kind, requests: Iterable[Request]) -> Rendered:
         if self._source.cache is not None and kind[1] is None:
             for request, images in self._reader.images(requests):
                 yield request, images.to(self._device, non_blocking=True)

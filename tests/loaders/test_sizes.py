@@ -21,6 +21,7 @@ from loaders.damage import Damage
 from loaders.decode import UNCHANGED, changes, decode, decoded_edge, finish
 from loaders.loader import Loader
 from loaders.order import Partition
+from loaders.reader import Reader
 from loaders.render_cache import augmented, compiled, packed
 from loaders.render_dali_gpu import GpuDaliRenderer
 from loaders.request import Request, train_requests
@@ -191,6 +192,18 @@ def test_a_corrupt_sample_is_replaced_by_the_same_one_in_every_size(shard_folder
         assert all(bad not in batch for batch in expected)
         for size in SIZES:
             assert indices("none", first_epoch(size)) == indices("ram", first_epoch(size)) == expected
+        source = Source(shards=damaged, damage=Damage("substitute", 1))
+        requests = train_requests(
+            rows,
+            Partition(samples=60, batch_size=12),
+            AugmentConfig(),
+            seed=0,
+            size=64,
+            epochs=range(2),
+            progressive=ProgressiveConfig(epochs=2, size=32),
+        )
+        with closing(Reader(source, threads=2, ahead=2)) as reader:
+            assert [request.index.tolist() for request, _ in reader.images(requests)] == expected
 
 
 @pytest.mark.parametrize("size", SIZES)
