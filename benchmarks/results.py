@@ -48,6 +48,7 @@ _OTHERS = {
     "inference": "Inference beside its bare forward passes",
     "recipe": "Our augmentation beside the reference recipe's",
     "border": "Borders of the augmentation, trained",
+    "progressive": "Smaller images in the first epochs",
 }
 
 
