@@ -134,7 +134,7 @@ def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:
 
 
 def _check_size(config: TrainConfig, full: int) -> None:
-    size, least = config.progressive.size, -(-full // 8)  # libjpeg-turbo decodes at an eighth at least
+    size, least = config.progressive.size, -(-full // 8)  # an eighth is the smallest scale of libjpeg-turbo
     if config.progressive.epochs and not least <= size < full:
         raise UserError(
             f"progressive.size={size} does not fit the {full} px of {config.shards}: give {max(32, least)} to "
