@@ -1,36 +1,50 @@
-"""Which border of the augmentation trains best: the same members with a black, a repeated and a mirrored one.
+"""Which border of the augmentation trains best, and do colours as strong as the reference's: members with each.
 
     python -m benchmarks.border --shards shards/sample128 --weights tf_efficientnet_lite0.safetensors --minutes 50
 
-The borders of a seed and fold are trained one after the other, then the next fold's. Finished members are skipped, and
+The members of a seed and fold are trained one after the other, then the next fold's. Finished ones are skipped, and
 one that the time cuts off goes on from its last step: the same command continues. Seeds that are complete are judged.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from benchmarks.members import SOURCES, compared, held_out, pooled, train_until
 from benchmarks.record import write
+from benchmarks.rounds import Spread, in_turns, ratios, spread
 from configs.cli import parse, run_command
 from configs.errors import check_ranges, ranged
-from configs.schema import Border
+from configs.machine import usable_cores
+from configs.schema import AugmentConfig, Border, LoaderConfig
 from engine.distributed import joined_ranks
+from loaders.batch import Batch
+from loaders.loader import Loader
+from loaders.order import Partition
+from loaders.shards import ShardSet
 
 _WHAT = (
-    "The same members, folds, seeds and epochs with each border: AUC after the last epoch, pooled out of fold, with "
-    "95 % intervals: of each border the mean over the seeds, its interval over groups; of the differences over groups "
-    "and seeds, and where that holds zero, the two are not told apart"
+    "The same members, folds, seeds and epochs with each border, and with the black one and colours that change "
+    "pictures as much as the reference's: AUC after the last epoch, pooled out of fold, with 95 % intervals: the mean "
+    "over the seeds, its interval over groups; of the differences over groups and seeds, and where that holds zero, "
+    "the two are not told apart. Cost: a training stream's time per image without a model, as a multiple of that with "
+    "the black border, in turns"
 )
 BORDERS: tuple[Border, ...] = get_args(Border)
 _USUAL: Border = "constant"
-Scores = dict[Border, npt.NDArray[np.float64]]
+WAYS: dict[str, list[str]] = {border: ["--augment.border", border] for border in BORDERS}
+WAYS |= {"colours": ["--augment.hue", "26", "--augment.saturation", "0.48"]}  # docs/augmentation.md
+_IMAGES, _ROUNDS, _MANY_EPOCHS = 2048, 9, 1_000_000  # images of a turn
+Scores = dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,7 @@ class BorderBenchmarkConfig:
     runs: str = "runs/border"
     """Folder of everything that is trained."""
     seeds: int = ranged(3, low=1)
-    """Seeds of each border and fold (1 or more)."""
+    """Seeds of each way and fold (1 or more)."""
     folds: int = ranged(0, low=0)
     """How many of the folds, the first ones; 0 means all."""
     epochs: int = ranged(3, low=1)
@@ -71,19 +85,17 @@ def main(argv: Sequence[str]) -> None:
     deadline = time.monotonic() + config.minutes * 60 if config.minutes else None
     table, size = held_out(config.shards, config.folds)
     folds = sorted(table["fold"].unique().tolist())
-    members = [(seed, fold, border) for seed in range(config.seeds) for fold in folds for border in BORDERS]
+    members = [(seed, fold, way) for seed in range(config.seeds) for fold in folds for way in WAYS]
     with joined_ranks("auto") as ranks:
         finished = [one for one in members if train_until(_words(config, *one), ranks, deadline).finished]
     print(f"{len(finished)} of {len(members)} members are finished")
-    seeds = [
-        seed for seed in range(config.seeds) if sum(one[0] == seed for one in finished) == len(folds) * len(BORDERS)
-    ]
+    seeds = [seed for seed in range(config.seeds) if sum(one[0] == seed for one in finished) == len(folds) * len(WAYS)]
     if not seeds:
         print("no seed has all of its members, so there is nothing to judge: the same command continues")
         return
     scores: Scores = {
-        border: np.stack([pooled([_words(config, seed, fold, border) for fold in folds], table) for seed in seeds])
-        for border in BORDERS
+        way: np.stack([pooled([_words(config, seed, fold, way) for fold in folds], table) for seed in seeds])
+        for way in WAYS
     }
     record = {
         "what": _WHAT,
@@ -96,20 +108,48 @@ def main(argv: Sequence[str]) -> None:
         "samples": len(table),
         "melanomas": int(table["target"].sum()),
         "auc": {name: judged(table, scores, years) for name, years in SOURCES.items()},
+        "cost": costs(config),
     }
     write(Path(config.out), record)
 
 
-def _words(config: BorderBenchmarkConfig, seed: int, fold: int, border: Border) -> list[str]:
+def _words(config: BorderBenchmarkConfig, seed: int, fold: int, way: str) -> list[str]:
     words = ["--shards", config.shards, "--backbone", config.backbone, "--weights", config.weights]
-    words += ["--out", str(Path(config.runs, border, f"seed{seed}")), "--augment.border", border]
+    words += ["--out", str(Path(config.runs, way, f"seed{seed}")), *WAYS[way]]
     words += ["--seed", str(seed), "--fold", str(fold), "--epochs", str(config.epochs), "--patience", "0"]
     return [*words, "--batch-size", str(config.batch_size), "--optim.lr", str(config.lr)]
 
 
 def judged(table: pd.DataFrame, scores: Scores, years: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """The AUC of each border over the images of some years, and how far each is above that of the black one."""
+    """The AUC of each way over the images of some years, and how far each is above that with the black border."""
     return compared(table, scores, years, usual=_USUAL)
+
+
+def costs(config: BorderBenchmarkConfig) -> dict[Border, Spread]:
+    """The time per image of the loader alone with each border, as a multiple of that with the black one."""
+    with ExitStack() as opened:
+        shards = opened.enter_context(closing(ShardSet(Path(config.shards))))
+        rows, device = shards.train_rows(0), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        partition = Partition(samples=len(rows), batch_size=config.batch_size)
+
+        def turns(border: Border) -> Callable[[], float]:
+            loader = opened.enter_context(Loader(LoaderConfig(), shards, rows, device, threads=usable_cores()))
+            stream = loader.train_batches(
+                rows, partition, AugmentConfig(border=border), seed=0, epochs=range(_MANY_EPOCHS)
+            )
+            return lambda: _seconds(stream, -(-_IMAGES // config.batch_size))
+
+        contenders = {border: turns(border) for border in BORDERS}
+        in_turns(contenders, 1)  # warm
+        found = in_turns(contenders, _ROUNDS)
+    return {border: spread(ratios(found[border], found[_USUAL])) for border in BORDERS if border != _USUAL}
+
+
+def _seconds(stream: Iterator[Batch], batches: int) -> float:
+    begin = time.perf_counter()
+    for _ in islice(stream, batches):
+        pass
+    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.border import BORDERS, judged, main
+from benchmarks.border import BORDERS, WAYS, judged, main
 from benchmarks.record import read
 from configs.errors import UserError
 
@@ -46,20 +46,21 @@ def test_members_are_trained_in_pieces_judged_and_not_trained_again(
     words = ["--shards", str(shard_folder), "--backbone", "tiny", "--weights", "none", "--runs", str(tmp_path / "runs")]
     words += ["--seeds", "1", "--folds", "2", "--batch-size", "16", "--out", str(out)]
     main([*words, "--epochs", "2", "--minutes", "0.001"])
-    assert "0 of 6 members are finished" in capfd.readouterr().out
+    assert "0 of 8 members are finished" in capfd.readouterr().out
     assert not out.exists()
     main([*words, "--epochs", "2"])
     record = read(out)
     assert (record["size"], record["seeds"], record["folds"], record["epochs"]) == (64, 1, 2, 2)
-    assert set(record["auc"]["merged"]) == {*BORDERS, "reflect_minus_constant", "edge_minus_constant"}
+    assert set(record["auc"]["merged"]) == {*WAYS, *(f"{way}_minus_constant" for way in WAYS if way != "constant")}
+    assert set(record["cost"]) == {"reflect", "edge"}
     found = sorted((tmp_path / "runs").glob("*/seed0/tiny/fold*/last.pt"))
-    assert len(found) == 6
+    assert len(found) == 8
     before = [path.stat().st_mtime_ns for path in found]
     main([*words, "--epochs", "2"])
     assert [path.stat().st_mtime_ns for path in found] == before
     predictions = {
         path: pd.read_parquet(path)["pred_last"].tolist() for path in (tmp_path / "runs").rglob("oof.parquet")
     }
-    assert len({str(each) for each in predictions.values()}) == 6, "each border trains another member"
+    assert len({str(each) for each in predictions.values()}) == 8, "each way trains another member"
     with pytest.raises(UserError, match="was made with epochs=2, now it is 3"):
         main([*words, "--epochs", "3"])
