@@ -91,9 +91,9 @@ def train_epoch(run: Run) -> tuple[dict[str, float], str]:
     run.trainer.model.train()
     with run.epoch_progress() as progress:
         for batch in progress.over(run.stop.over(run.data.train_batches(run.state))):
-            # ---- the hot step (engine/step.py): nothing in it waits for the device ----
+            # ---- the hot step (engine/step.py): it waits for no other step than the third before it ----
             loss = run.trainer.step(batch)
-            # ---------------------------------------------------------------------------
+            # --------------------------------------------------------------------------------------------
             run.state.consume(loss, local)
             progress.add(loss, batch)
             run.save_if_due(progress)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.distributed import Ranks
+from engine.step import lead_over
 from loaders.batch import Batch
 from loaders.symmetry import view_of
 from models.losses import Objective
@@ -82,14 +83,16 @@ def score(
     """Every network on every view of each valid sample; the same result on every rank.
 
     Each batch is loaded once, and its views are made on its device. Every rank must have the same number of batches,
-    of the same sizes. The host waits for the device only once in 64 batches.
+    of the same sizes. The host waits for results only once in 64 batches.
     """
+    lead = lead_over(ranks.device)
     for scorer in scorers:
         scorer.network.eval()
     waiting: list[Tensor] = []
     groups: list[npt.NDArray[np.float64]] = []
     for batch in batches:
         waiting.append(_rows(scorers, batch, autocast, views, describe))
+        lead()
         if len(waiting) == _GROUP:
             groups.append(ranks.gather(torch.cat(waiting)).cpu().numpy())
             waiting.clear()

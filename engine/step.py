@@ -5,6 +5,7 @@ engine/prepare_step.py compiles, distributes and captures it; engine/trainer.py 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,10 +23,11 @@ from models.losses import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Batch -> its mean loss, float32 scalar; updates the weights. Nothing waits for the device.
+    """Batch -> its mean loss, float32 scalar; updates the weights.
 
-    Learning rate, dropout and the average's decay are functions of the batch's epoch and step, so a resumed run needs
-    no state for them. They are set here; `iteration` reads them.
+    Nothing waits for the device, but for `lead`, which keeps the host from running too far ahead of it. Learning rate,
+    dropout and the average's decay are functions of the batch's epoch and step, so a resumed run needs no state for
+    them. They are set here; `iteration` reads them.
     """
 
     iteration: Callable[[Batch], Tensor]
@@ -34,6 +36,7 @@ class Step:
     schedule: Schedule
     seed: int
     rank: int
+    lead: Callable[[], None]
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train on one batch; the loss may be overwritten by the next call."""
@@ -41,7 +44,38 @@ class Step:
         if self.average is not None:
             self.average.set_step(self.schedule.step_of_run(batch.epoch, batch.step))
         torch.manual_seed(dropout_seed(self.seed, batch.epoch, batch.step, self.rank))
-        return self.iteration(batch)
+        loss = self.iteration(batch)
+        self.lead()
+        return loss
+
+
+class Lead:
+    """Bounds how many steps the host queues ahead of a GPU, to be called after each of them.
+
+    A replayed graph costs the host next to nothing, so it would queue a whole epoch, and every batch that waits on the
+    device takes memory, which DALI never gives back. The wait is for a step that was queued three steps ago: the GPU
+    still has the others to do. It sleeps (blocking=True) and leaves its core to the loader.
+    """
+
+    def __init__(self, event: Callable[..., torch.cuda.Event] = torch.cuda.Event, *, steps: int = 3) -> None:
+        self._event = event
+        self._steps = steps
+        self._queued: deque[torch.cuda.Event] = deque()
+
+    def __call__(self) -> None:
+        """Mark the step that was queued last; return when at most `steps` are not done."""
+        if len(self._queued) < self._steps:
+            event = self._event(blocking=True)
+        else:
+            event = self._queued.popleft()
+            event.synchronize()
+        event.record()
+        self._queued.append(event)
+
+
+def lead_over(device: torch.device) -> Callable[[], None]:
+    """A Lead on a GPU; on a CPU, where a step is done when it returns, nothing."""
+    return Lead() if device.type == "cuda" else lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)

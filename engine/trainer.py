@@ -17,7 +17,7 @@ from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimiz
 from engine.precision import autocast_of, chosen_dtype
 from engine.prepare_step import Speed, blank_batch, prepare
 from engine.records import member_folder
-from engine.step import Gradients, Iteration, Step
+from engine.step import Gradients, Iteration, Step, lead_over
 from loaders.order import Partition
 from models.backbones import takes_one_size
 from models.fusion import FusionModel
@@ -153,6 +153,7 @@ def build_trainer(
         schedule=schedule,
         seed=config.seed,
         rank=ranks.rank,
+        lead=lead_over(device),
     )
     return Trainer(
         model=model,

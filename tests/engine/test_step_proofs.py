@@ -20,7 +20,7 @@ from engine.network import build_network
 from engine.optim import MovingAverage, Schedule, create_optimizer
 from engine.precision import autocast_of
 from engine.prepare_step import CapturedIteration, Speed, blank_batch, prepare
-from engine.step import Gradients, Iteration, Step
+from engine.step import Gradients, Iteration, Lead, Step, lead_over
 from engine.trainer import build_trainer
 from loaders.batch import TENSORS, Batch
 from loaders.order import Partition
@@ -57,7 +57,15 @@ def step_of(model: FusionModel, averaged: FusionModel, objective: Objective, *, 
         clip_grad=OPTIM.clip_grad,
     )
     schedule = Schedule(optim=OPTIM, steps_per_epoch=3, epochs=3)
-    return Step(iteration=iteration, optimizer=optimizer, average=average, schedule=schedule, seed=0, rank=0)
+    return Step(
+        iteration=iteration,
+        optimizer=optimizer,
+        average=average,
+        schedule=schedule,
+        seed=0,
+        rank=0,
+        lead=lead_over(next(model.parameters()).device),
+    )
 
 
 def batch(number: int) -> Batch:
@@ -385,6 +393,52 @@ def test_a_value_on_the_host_cannot_be_captured() -> None:
     after = everything(model, iteration)
     assert_equal({name: after[name] for name in before}, before)
     assert not any(float(value.abs().sum()) for name, value in after.items() if name not in before)
+
+
+# ---- (d) how far the host may be ahead, on a stand-in for a GPU that works only while the host waits for it ----
+
+
+class IdleDevice:
+    """Counts the steps that were queued, and those that are done because an event after them was waited for."""
+
+    def __init__(self) -> None:
+        self.queued = self.done = 0
+        self.events: list[DeviceEvent] = []
+
+    def event(self, *, blocking: bool) -> "DeviceEvent":
+        assert blocking
+        self.events.append(DeviceEvent(self))
+        return self.events[-1]
+
+
+class DeviceEvent:
+    """torch.cuda.Event, as far as it is used."""
+
+    def __init__(self, device: IdleDevice) -> None:
+        self.device, self.after = device, 0
+
+    def record(self) -> None:
+        self.after = self.device.queued
+
+    def synchronize(self) -> None:
+        self.device.done = max(self.device.done, self.after)
+
+
+def test_the_host_is_three_steps_ahead_at_most_and_never_waits_for_the_last_ones() -> None:
+    device, seen = IdleDevice(), []
+
+    def queue(_: Batch) -> Tensor:
+        device.queued += 1
+        return torch.zeros(())
+
+    model, objective = network()
+    step = step_of(model, copy.deepcopy(model), objective)
+    step = replace(step, iteration=queue, lead=Lead(device.event))  # type: ignore[arg-type]
+    for number in range(8):
+        step(batch(number))
+        seen.append(device.queued - device.done)
+    assert seen == [1, 2, 3, 3, 3, 3, 3, 3]
+    assert len(device.events) == 3  # used again and again
 
 
 @pytest.mark.gpu
