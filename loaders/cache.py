@@ -45,16 +45,19 @@ class PixelCache:
         pixels: Pixels = self.at[edge or self.size][int(np.searchsorted(self.rows, index))].numpy()
         return pixels
 
-    def images(self, index: Indices, edge: int | None = None) -> torch.Tensor:
-        """A copy of the images of some samples, uint8 [b, edge, edge, 3], of a cache on the CPU."""
-        return gathered(self.at[edge or self.size], torch.from_numpy(self.places(index)))
+    def images(self, index: Indices, edge: int | None = None, *, pinned: bool = False) -> torch.Tensor:
+        """A copy of the images of some samples, uint8 [b, edge, edge, 3], of a cache on the CPU.
+
+        pinned: into pinned memory, which torch keeps and hands out again.
+        """
+        return gathered(self.at[edge or self.size], torch.from_numpy(self.places(index)), pinned=pinned)
 
     def places(self, index: Indices) -> Indices:
         """Where the images of the samples `index` are in `pixels`, int64 [b]."""
         return np.searchsorted(self.rows, index)
 
 
-def gathered(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def gathered(pixels: torch.Tensor, places: torch.Tensor, *, pinned: bool = False) -> torch.Tensor:
     """A copy of pixels[places], uint8 [b, H, W, C], in words of 8 bytes where images are whole ones.
 
     pixels: uint8 [N, H, W, C], contiguous; places: int64 [b].
@@ -62,7 +65,9 @@ def gathered(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     images = pixels.flatten(1)
     if images.shape[1] % 8 == 0:
         images = images.view(torch.int64)
-    return images.index_select(0, places).view(torch.uint8).view(-1, *pixels.shape[1:])
+    shape = (len(places), images.shape[1])
+    out = torch.empty(shape, dtype=images.dtype, pin_memory=True) if pinned else None
+    return torch.index_select(images, 0, places, out=out).view(torch.uint8).view(-1, *pixels.shape[1:])
 
 
 def _require_memory(needed: int, images: int, device: torch.device, copies: int) -> None:

@@ -84,13 +84,16 @@ class DaliPipeline:
         self._inputs: Iterator[tuple[Request, Any]] = iter(())
         self._images: deque[Any] = deque()
         self._params: deque[AugmentParams] = deque()
-        self._pending: deque[Request] = deque()
+        # What DALI reads where it lies must live until it has: until the output is there, on a GPU by this event.
+        self._pending: deque[tuple[Request, Any]] = deque()
+        self._read: deque[tuple[torch.cuda.Event, Any]] = deque()
         self._broken = False
 
     def run(self, inputs: Iterable[tuple[Request, Any]]) -> Iterator[tuple[Request, torch.Tensor]]:
         """Each request with its images, uint8 [b, size, size, 3] on the device: DALI's own buffer, not a copy.
 
-        inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, edge, edge, 3]).
+        inputs: each request with a list of JPEGs (uint8 arrays) or a batch of pixels (uint8 [b, edge, edge, 3]), which
+        nobody may write to until the pipeline has let go of them.
         """
         assert not self._broken, "an error left unread batches in DALI's queue: open another loader"
         self._inputs = iter(inputs)
@@ -103,7 +106,7 @@ class DaliPipeline:
                 begin = time.perf_counter()
                 images = self._next_output()
                 self._source.clock.add(decode=time.perf_counter() - begin)
-                request = self._pending.popleft()
+                request = self._let_go()
                 # The dynamic executor does not reuse a buffer that is still held, so the next run can start at once.
                 self._pipeline.release_outputs()
                 self._pipeline.schedule_run()
@@ -124,9 +127,18 @@ class DaliPipeline:
         self._params.clear()
         self._pipeline.schedule_run()  # lets DALI see the end of its input, or it would not refill its queue later
         while self._pending:
-            self._pending.popleft()
             self._pipeline.share_outputs()
             self._pipeline.release_outputs()
+            self._pending.popleft()
+
+    def _let_go(self) -> Request:
+        """The request whose output has just been shared; its input is dropped once that output has been computed."""
+        request, fed = self._pending.popleft()
+        if self._device.type == "cuda":
+            self._read.append((torch.cuda.current_stream(self._device).record_event(), fed))
+            while self._read and self._read[0][0].query():  # type: ignore[no-untyped-call]
+                self._read.popleft()
+        return request
 
     def _next_output(self) -> torch.Tensor:
         # With torch's stream, an output is ready for work on that stream, and freed only after that work.
@@ -134,7 +146,7 @@ class DaliPipeline:
         try:
             (images,) = self._pipeline.share_outputs(stream)
         except RuntimeError as error:
-            raise self._explained(self._pending[0], error) from error
+            raise self._explained(self._pending[0][0], error) from error
         tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(images.as_tensor())
         return tensor
 
@@ -170,9 +182,9 @@ class DaliPipeline:
 
     def _advance(self) -> None:
         request, images = next(self._inputs)
-        self._pending.append(request)
         if isinstance(images, torch.Tensor):
             images = images.numpy()  # for a tensor, DALI would ask torch for a CUDA stream even on a CPU
+        self._pending.append((request, images))
         self._images.append(images)
         if self._augment:
             assert request.params is not None
@@ -188,7 +200,7 @@ def _decoded(
 ) -> Any:
     from nvidia.dali import fn, types
 
-    encoded = fn.external_source(jpegs, batch=True, dtype=types.UINT8, ndim=1)
+    encoded = fn.external_source(jpegs, batch=True, dtype=types.UINT8, ndim=1, no_copy=True)
     if decode == "cpu":
         images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
         return images.gpu() if device.type == "cuda" else images
@@ -206,7 +218,7 @@ def _decoded(
 def _fed_pixels(pixels: Callable[[], Any], device: torch.device) -> Any:
     from nvidia.dali import fn, types
 
-    images = fn.external_source(pixels, batch=True, dtype=types.UINT8, ndim=3, layout="HWC")
+    images = fn.external_source(pixels, batch=True, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True)
     return images.gpu() if device.type == "cuda" else images
 
 

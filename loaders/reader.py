@@ -20,10 +20,14 @@ _READ_TOGETHER = 32  # samples whose bytes one task reads and checks
 
 
 class Reader:
-    """JPEGs or cached images of requests, read by `threads` threads, `ahead` requests in advance."""
+    """JPEGs or cached images of requests, read by `threads` threads, `ahead` requests in advance.
 
-    def __init__(self, source: Source, *, threads: int, ahead: int) -> None:
+    pinned: whether cached images are read into pinned memory, from which a GPU copies without another copy before.
+    """
+
+    def __init__(self, source: Source, *, threads: int, ahead: int, pinned: bool = False) -> None:
         self._source = source
+        self._pinned = pinned
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="renderer-reader")
 
@@ -69,7 +73,7 @@ class Reader:
         assert self._source.cache is not None
         begin = time.perf_counter()
         request = request.with_stand_ins(self._source.stand_ins(request))
-        images = self._source.cache.images(request.index, self._source.edge(request.size))
+        images = self._source.cache.images(request.index, self._source.edge(request.size), pinned=self._pinned)
         self._source.clock.add(copy=time.perf_counter() - begin)
         return request, images
 

@@ -37,7 +37,7 @@ class GpuDaliRenderer:
     ) -> None:
         self._source = source
         self._device = device
-        self._reader = Reader(source, threads=threads, ahead=prefetch)
+        self._reader = Reader(source, threads=threads, ahead=prefetch, pinned=device.type == "cuda")
         self._pipelines: dict[_Kind, DaliPipeline] = {}
         self._make: Callable[[int, Border | None], DaliPipeline] = lambda size, border: DaliPipeline(
             source,
