@@ -3,8 +3,12 @@
 A request is one batch before its pixels exist. Renderers turn requests into images, loaders/loader.py into batches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,7 @@ _DRAWN_TOGETHER = 2048  # samples whose parameters are drawn at once, which hide
 
 StandIns = Mapping[int, int]
 """Samples that replace corrupt ones: place in the request -> row number in the shard set."""
+_Group = tuple[int, range, Indices, npt.NDArray[np.bool_]]  # epoch, steps, and of these: samples, whether each counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +73,35 @@ def train_requests(
     """The training stream over `epochs`, from step `first_step` of the first one on.
 
     `rows` (int64) are the samples in any fixed order; `size` is the stored images' edge in pixels, and that of all
-    epochs but those that `progressive` makes smaller.
+    epochs but those that `progressive` makes smaller. The parameters of the next group of samples are drawn on a thread
+    while this one is in use.
     """
-    group = max(1, _DRAWN_TOGETHER // partition.local_batch_size)
-    for epoch, permuted in epoch_orders(len(rows), seed, epochs):
-        order, edge = rows[permuted], progressive.size_in(epoch, size) if progressive else size
-        for start in range(first_step if epoch == epochs.start else 0, partition.steps, group):
-            steps = range(start, min(start + group, partition.steps))
-            places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
-            index = order[places]
-            params = draw_params(augment, seed=seed, epoch=epoch, index=index, size=edge)
+    local, together = partition.local_batch_size, max(1, _DRAWN_TOGETHER // partition.local_batch_size)
+    edges = progressive or ProgressiveConfig()
+
+    def groups() -> Generator[_Group]:
+        for epoch, permuted in epoch_orders(len(rows), seed, epochs):
+            order = rows[permuted]
+            for start in range(first_step if epoch == epochs.start else 0, partition.steps, together):
+                steps = range(start, min(start + together, partition.steps))
+                places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
+                yield epoch, steps, order[places], valid
+
+    def drawn(group: _Group) -> tuple[_Group, AugmentParams]:
+        epoch, _, index, _ = group
+        return group, draw_params(augment, seed=seed, epoch=epoch, index=index, size=edges.size_in(epoch, size))
+
+    with closing(groups()) as remaining, ThreadPoolExecutor(1, thread_name_prefix="params-drawn") as thread:
+        following = deque(thread.submit(drawn, group) for group in islice(remaining, 1))
+        while following:
+            (epoch, steps, index, valid), params = following.popleft().result()
+            following.extend(thread.submit(drawn, group) for group in islice(remaining, 1))
             for number, step in enumerate(steps):
-                part = slice(number * partition.local_batch_size, (number + 1) * partition.local_batch_size)
+                part = slice(number * local, (number + 1) * local)
                 yield Request(
                     epoch=epoch,
                     step=step,
-                    size=edge,
+                    size=edges.size_in(epoch, size),
                     index=index[part],
                     valid=valid[part],
                     params=params.part(part),

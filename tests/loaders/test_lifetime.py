@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streams import CPU, TIERS, stream, train_batches
+from streams import CPU, TIERS, requests_of, stream, train_batches
 
 from loaders.loader import Loader
 from loaders.order import Partition
@@ -25,7 +25,8 @@ def shards(shard_folder: Path) -> ShardSet:
 
 
 def our_threads() -> list[str]:
-    return [one.name for one in threading.enumerate() if "renderer" in one.name or "epoch-order" in one.name]
+    names = ("renderer", "epoch-order", "params-drawn")
+    return [one.name for one in threading.enumerate() if any(name in one.name for name in names)]
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -56,6 +57,14 @@ def test_an_abandoned_stream_leaves_nothing_to_the_next_one(shards: ShardSet, ti
         next(loader.eval_batches(rows, partition))
         whole = [batch.index.numpy() for batch in loader.eval_batches(rows, partition)]
     np.testing.assert_array_equal(np.concatenate(whole), rows)
+
+
+def test_abandoned_requests_leave_no_thread(shards: ShardSet) -> None:
+    requests = requests_of(shards)
+    next(requests)
+    assert len(our_threads()) == 2  # that sort the next epoch and draw the next parameters
+    del requests
+    assert not our_threads()
 
 
 def resident_mib() -> float:

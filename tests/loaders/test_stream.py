@@ -1,7 +1,10 @@
 """The stream as a whole: the same batches whatever renders them, on any number of ranks, from any step on."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +27,7 @@ from streams import (
 
 from configs.errors import UserError
 from configs.schema import AugmentConfig, Border, LoaderConfig
-from loaders.augment import draw_params
+from loaders.augment import AugmentParams, draw_params
 from loaders.dali_pipeline import DaliPipeline
 from loaders.damage import Damage
 from loaders.loader import Loader
@@ -91,6 +94,30 @@ def test_ranks_together_draw_the_same_parameters(shards: ShardSet, world: int) -
     ranks = [requests_of(shards, rank=rank, world=world) for rank in range(world)]
     for one, parts in zip(requests_of(shards), zip(*ranks, strict=True), strict=True):
         assert params_digest(list(parts)) == params_digest([one])
+
+
+def test_parameters_are_drawn_a_group_ahead_on_a_thread(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, two = list[str](), threading.Event()
+
+    def recorded(*arguments: Any, **options: Any) -> AugmentParams:
+        drawn.append(threading.current_thread().name)
+        if len(drawn) == 2:
+            two.set()
+        return draw_params(*arguments, **options)
+
+    monkeypatch.setattr("loaders.request._DRAWN_TOGETHER", 2 * BATCH)
+    monkeypatch.setattr("loaders.request.draw_params", recorded)
+    requests = requests_of(shards)
+    seen = [next(requests)]
+    assert two.wait(60)  # while the first group is in use
+    seen.append(next(requests))
+    assert len(drawn) == 2
+    seen += requests
+    assert {name.partition("_")[0] for name in drawn} == {"params-drawn"}
+    assert [(one.epoch, one.step) for one in seen] == list(product(range(2), range(partition_of(shards).steps)))
+    for one in seen:
+        alone = draw_params(AugmentConfig(), seed=5, epoch=one.epoch, index=one.index, size=shards.size)
+        assert params_digest([one]) == params_digest([replace(one, params=alone)])
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
