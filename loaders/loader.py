@@ -21,6 +21,7 @@ from loaders.damage import Damage
 from loaders.meter import StageClock
 from loaders.order import Indices, Partition
 from loaders.placement import chosen_placement
+from loaders.reader import Reader
 from loaders.render_cache import CacheRenderer
 from loaders.render_dali_cpu import CpuDaliRenderer
 from loaders.render_dali_gpu import GpuDaliRenderer
@@ -67,12 +68,23 @@ class Loader:
         self._device = device
         self._threads = config.threads or threads
         self._source = Source(shards=shards, damage=Damage(config.on_bad, config.max_bad))
+        # One for both streams: only one of them is consumed at a time, and the consumer needs a core too.
+        self._reader = Reader(
+            self._source,
+            threads=max(1, self._threads - 1),
+            ahead=config.prefetch,
+            pinned=device.type == "cuda",
+        )
         self._blank = not images
         self._progressive = progressive or ProgressiveConfig()
         self._streams: dict[Stream, Generator[Batch]] = {}
         self._renderers: dict[tuple[Stream, int], Renderer] = {}
         if config.cache != "none" and images:
-            self._fill_cache(rows, ranks_here)
+            try:
+                self._fill_cache(rows, ranks_here)
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +144,7 @@ class Loader:
             stream.close()
         for renderer in self._renderers.values():
             renderer.close()
+        self._reader.close()
         self._streams.clear()
         self._renderers.clear()
         self._source.cache = None
@@ -202,11 +215,13 @@ class Loader:
         if self._blank:
             return BlankRenderer(batch_size, self._shards.size, device)
         config, source, threads, prefetch = self._config, self._source, self._threads, self._config.prefetch
+        reader = self._reader
         if config.cache == "gpu" and source.cache is not None:
             return CacheRenderer(source, source.cache, batch_size, compiling=device.type == "cuda")
         if self.placement == "dali-gpu":
             return GpuDaliRenderer(
                 source,
+                reader,
                 batch_size,
                 decode=config.decode,
                 threads=threads,
@@ -215,7 +230,7 @@ class Loader:
                 hw_decoder_load=config.hw_decoder_load,
             )
         if self.placement == "dali-cpu" and source.cache is None:
-            dali = CpuDaliRenderer(source, batch_size, threads=threads, prefetch=prefetch, device=device)
+            dali = CpuDaliRenderer(source, reader, batch_size, threads=threads, prefetch=prefetch, device=device)
             if not self._progressive.epochs:
                 return dali
             # DALI decodes at full scale only, so smaller images are left to the host path.

@@ -21,10 +21,12 @@ from loaders.source import Source
 class CpuDaliRenderer:
     """DALI decodes on the CPU; OpenCV augments on threads, because DALI's CPU warp takes ten times as long."""
 
-    def __init__(self, source: Source, batch_size: int, *, threads: int, prefetch: int, device: torch.device) -> None:
+    def __init__(
+        self, source: Source, reader: Reader, batch_size: int, *, threads: int, prefetch: int, device: torch.device
+    ) -> None:
         cv2.setNumThreads(1)
         self._source = source
-        self._reader = Reader(source, threads=1, ahead=prefetch)
+        self._reader = reader
         self._pipeline = DaliPipeline(
             source,
             batch_size,
@@ -81,7 +83,6 @@ class CpuDaliRenderer:
 
     def close(self) -> None:
         """End the threads and free DALI's buffers."""
-        self._reader.close()
         self._pool.shutdown(cancel_futures=True)
         del self._pipeline
 

@@ -27,6 +27,7 @@ class GpuDaliRenderer:
     def __init__(
         self,
         source: Source,
+        reader: Reader,
         batch_size: int,
         *,
         decode: Literal["cpu", "mixed"],
@@ -37,7 +38,7 @@ class GpuDaliRenderer:
     ) -> None:
         self._source = source
         self._device = device
-        self._reader = Reader(source, threads=threads, ahead=prefetch, pinned=device.type == "cuda")
+        self._reader = reader
         self._pipelines: dict[_Kind, DaliPipeline] = {}
         self._make: Callable[[int, Border | None], DaliPipeline] = lambda size, border: DaliPipeline(
             source,
@@ -71,8 +72,7 @@ class GpuDaliRenderer:
         return self._source.cache is not None or self._source.edge(size) != self._source.shards.size
 
     def close(self) -> None:
-        """End the threads and free DALI's buffers."""
-        self._reader.close()
+        """Free DALI's buffers."""
         self._pipelines.clear()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from streams import CPU, TIERS, requests_of, stream, train_batches
 
+from configs.schema import AugmentConfig
 from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.shards import ShardSet
@@ -57,6 +58,17 @@ def test_an_abandoned_stream_leaves_nothing_to_the_next_one(shards: ShardSet, ti
         next(loader.eval_batches(rows, partition))
         whole = [batch.index.numpy() for batch in loader.eval_batches(rows, partition)]
     np.testing.assert_array_equal(np.concatenate(whole), rows)
+
+
+@pytest.mark.parametrize(("threads", "readers"), [(1, 1), (3, 2)])
+def test_training_and_evaluation_share_a_reader_that_leaves_a_core(
+    shards: ShardSet, threads: int, readers: int
+) -> None:
+    rows, partition = np.arange(96), Partition(samples=96, batch_size=48)  # two tasks a batch
+    with Loader(TIERS["dali-cpu"], shards, shards.train_rows(0), CPU, threads=threads) as loader:
+        next(loader.train_batches(rows, partition, AugmentConfig(), seed=0, epochs=range(1)))
+        next(loader.eval_batches(rows, partition))
+        assert 1 <= sum("renderer-reader" in name for name in our_threads()) <= readers
 
 
 def test_abandoned_requests_leave_no_thread(shards: ShardSet) -> None:

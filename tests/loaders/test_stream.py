@@ -238,6 +238,8 @@ def test_a_renderer_of_several_streams_shows_each_ones_border(shards: ShardSet) 
     source = Source(shards=shards, damage=Damage("fail", 1))
     rows, partition = np.arange(24), Partition(samples=24, batch_size=24)
 
+    reader = Reader(source, threads=1, ahead=2)
+
     def image(renderer: GpuDaliRenderer, border: Border) -> torch.Tensor:
         augment = AugmentConfig(border=border, shift_scale_rotate=1.0)
         requests = train_requests(rows, partition, augment, seed=2, size=shards.size, epochs=range(1))
@@ -245,13 +247,14 @@ def test_a_renderer_of_several_streams_shows_each_ones_border(shards: ShardSet) 
         return images.clone()
 
     def opened() -> GpuDaliRenderer:
-        return GpuDaliRenderer(source, 24, decode="cpu", threads=2, prefetch=2, device=CPU, hw_decoder_load=0.0)
+        return GpuDaliRenderer(source, reader, 24, decode="cpu", threads=2, prefetch=2, device=CPU, hw_decoder_load=0.0)
 
     with closing(opened()) as one:
         found = {border: image(one, border) for border in get_args(Border)}
     for border, images in found.items():
         with closing(opened()) as alone:
             assert torch.equal(images, image(alone, border))
+    reader.close()
     assert len({images.numpy().tobytes() for images in found.values()}) == 3
 
 
