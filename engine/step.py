@@ -43,7 +43,11 @@ class Step:
         set_learning_rate(self.optimizer, self.schedule.learning_rate(batch.epoch, batch.step))
         if self.average is not None:
             self.average.set_step(self.schedule.step_of_run(batch.epoch, batch.step))
-        torch.manual_seed(dropout_seed(self.seed, batch.epoch, batch.step, self.rank))
+        # torch.manual_seed would also note who calls it, in words, for each kind of device that is not there.
+        seed = dropout_seed(self.seed, batch.epoch, batch.step, self.rank)
+        torch.default_generator.manual_seed(seed)
+        if batch.image.is_cuda:
+            torch.cuda.manual_seed(seed)
         loss = self.iteration(batch)
         self.lead()
         return loss
