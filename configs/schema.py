@@ -200,8 +200,8 @@ class SpeedConfig:
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
     """Memory layout of images and weights; auto without an --autotune result is what suits the backbone."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile: the first step takes a minute longer. If it fails (a part that it cannot compile is
-    a failure), training continues without it and says why."""
+    """torch.compile, of the step and of evaluation: the first of each takes a minute longer. If it fails (a part
+    that it cannot compile is a failure), training continues without it and says why."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Replay the step as one CUDA graph, on one GPU; if it cannot be captured, training continues without it."""
 

@@ -1,24 +1,29 @@
 """Many members on many samples: each image is decoded once, and every member and view is made of it on the device."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from configs.console import plain_console
 from configs.errors import UserError
 from configs.infer import InferConfig
 from configs.machine import available_memory
 from configs.schema import LoaderConfig, MetaKind
+from engine.default_speed import predicts_compiled
 from engine.distributed import Ranks
 from engine.evaluate import Describe, Scorer, Scores, no_statistics, score
 from engine.members import LoadedMember, Member, load_member, within_memory
 from engine.picture_statistics import picture_statistics
 from engine.precision import autocast_of, chosen_dtype
+from engine.prepare_step import CompiledNetwork
 from loaders.batch import Batch
 from loaders.loader import Loader
 from loaders.order import Indices, Partition
@@ -60,7 +65,8 @@ def predict_shards(config: InferConfig, shards: ShardSet, passes: Sequence[Pass]
     """Predict every sample of every pass by every member of it; the same result on every rank.
 
     Members are loaded together as far as memory allows, in groups otherwise. Then the pixels of the first pass over an
-    image are kept in memory if they fit, or it is decoded again; a remark says which.
+    image are kept in memory if they fit, or it is decoded again; a remark says which. On a GPU, backbones with much to
+    predict are compiled (engine/default_speed.py), or a remark says why not.
     """
     members = list({member.name: member for each in passes for member in each.members}.values())
     groups = within_memory(members, _budget(config, ranks.device))
@@ -69,6 +75,7 @@ def predict_shards(config: InferConfig, shards: ShardSet, passes: Sequence[Pass]
     loaded: dict[str, dict[str, Any]] = {}
     parts: list[list[Found]] = [[] for _ in passes]
     threads, here = ranks.threads, ranks.local_world_size
+    todo = _forward_passes(config, passes, ranks)
     with Loader(loader_config, shards, rows, ranks.device, threads=threads, ranks_here=here) as loader:
         remarks += loader.remarks
         for group in groups:
@@ -76,11 +83,16 @@ def predict_shards(config: InferConfig, shards: ShardSet, passes: Sequence[Pass]
             for each in ready:
                 loaded[each.member.name] = {"sha256": each.sha256, "chosen": each.chosen}
                 remarks += _remarks(each)
+            networks = {
+                each.member.name: _compiled(config, each, remarks, ranks)
+                for each in ready
+                if predicts_compiled(todo[each.member.config["backbone"]], on_gpu=ranks.device.type == "cuda")
+            }
             for number, each_pass in enumerate(passes):
                 names = {member.name for member in each_pass.members}
                 chosen = [each for each in ready if each.member.name in names]
                 if chosen:
-                    parts[number].append(_predict(config, loader, each_pass.rows, chosen, ranks))
+                    parts[number].append(_predict(config, loader, each_pass.rows, chosen, networks, ranks))
     return Inference(found=[_joined(each) for each in parts], loaded=loaded, remarks=remarks)
 
 
@@ -92,15 +104,22 @@ def score_members(
     ranks: Ranks,
     *,
     describe: Describe = picture_statistics,
+    networks: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> Scores:
     """`engine.evaluate.score` by loaded members, of batches whose meta vectors are those of `kinds` side by side.
 
+    networks: by a member's name, what runs in place of its own network.
     Raises UserError where a prediction is not finite.
     """
     ends = np.cumsum([len(FEATURES[kind]) for kind in kinds]).tolist()
     columns = {kind: slice(end - len(FEATURES[kind]), end) for kind, end in zip(kinds, ends, strict=True)}
     scorers = [
-        Scorer(network=each.network, objective=each.objective, columns=columns[each.member.meta]) for each in members
+        Scorer(
+            network=networks.get(each.member.name, each.network),
+            objective=each.objective,
+            columns=columns[each.member.meta],
+        )
+        for each in members
     ]
     autocast = autocast_of(chosen_dtype(config.precision, ranks.device), ranks.device)
     found = score(scorers, batches, ranks, autocast=autocast, views=config.views, describe=describe)
@@ -140,8 +159,32 @@ def with_bar(batches: Iterable[Batch], total: int, title: str, ranks: Ranks) -> 
         yield from progress.track(batches, total=total, description=title)
 
 
+def _forward_passes(config: InferConfig, passes: Sequence[Pass], ranks: Ranks) -> Counter[str]:
+    """Batches x views of all members of each backbone."""
+    found: Counter[str] = Counter()
+    for each in passes:
+        steps = partition_of(len(each.rows), config.batch_size, ranks).steps
+        for member in each.members:
+            found[member.config["backbone"]] += steps * config.views
+    return found
+
+
+def _compiled(config: InferConfig, loaded: LoadedMember, remarks: list[str], ranks: Ranks) -> CompiledNetwork:
+    """A member's network, compiled for whole batches."""
+    local = -(-config.batch_size // ranks.world_size)
+    name = loaded.member.name
+    return CompiledNetwork(
+        loaded.network, local, lambda why: remarks.append(f"{name}: predicting without compilation, because {why}")
+    )
+
+
 def _predict(
-    config: InferConfig, loader: Loader, rows: Indices, members: Sequence[LoadedMember], ranks: Ranks
+    config: InferConfig,
+    loader: Loader,
+    rows: Indices,
+    members: Sequence[LoadedMember],
+    networks: Mapping[str, nn.Module],
+    ranks: Ranks,
 ) -> Found:
     partition = partition_of(len(rows), config.batch_size, ranks)
     kinds = kinds_of(each.member for each in members)
@@ -149,7 +192,7 @@ def _predict(
     title = f"{len(rows):,} images, {len(members)} members"
     batches = with_bar(batches, partition.steps, title, ranks)
     describe = picture_statistics if config.ensemble else no_statistics
-    found = score_members(config, members, batches, kinds, ranks, describe=describe)
+    found = score_members(config, members, batches, kinds, ranks, describe=describe, networks=networks)
     names = [each.member.name for each in members]
     probability = dict(zip(names, found.probability, strict=True))
     return Found(index=found.index, probability=probability, statistics=found.statistics)

@@ -114,6 +114,34 @@ class CapturedIteration:
         return self._loss
 
 
+class CompiledNetwork(nn.Module):
+    """A network that predicts, compiled when it is first called with `samples` samples, as the step is.
+
+    Batches of another size, such as a smaller last one, go through it as it is, and so do all where compilation fails:
+    then `failed` is called with the reason.
+    """
+
+    def __init__(self, network: nn.Module, samples: int, failed: Callable[[str], None]) -> None:
+        super().__init__()
+        self.network = network
+        self._samples = samples
+        self._failed = failed
+        self._compiled: nn.Module | None = _as_one_graph(network)
+
+    def forward(self, image: Tensor, meta: Tensor) -> Tensor:
+        """What the network says of image uint8 [b, H, W, 3] and meta float32 [b, M]."""
+        if self._compiled is not None and len(image) == self._samples:
+            try:
+                logits: Tensor = self._compiled(image, meta)
+                return logits
+            # As in _compiled below: in any way.
+            except Exception as error:
+                self._compiled = None
+                self._failed(f"torch.compile failed: {_first_line(error)}")
+        eager: Tensor = self.network(image, meta)
+        return eager
+
+
 def blank_batch(samples: int, size: int, meta_features: int, device: torch.device) -> Batch:
     """A batch of the right shapes and dtypes, for trial steps: black images, every other one a melanoma."""
     index = torch.arange(samples, device=device)
@@ -130,8 +158,7 @@ def blank_batch(samples: int, size: int, meta_features: int, device: torch.devic
 
 
 def _compiled(model: nn.Module, gradients: Gradients, *examples: Batch) -> tuple[nn.Module, str]:
-    torch._dynamo.config.recompile_limit = _MOST_NETWORKS
-    network: nn.Module = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
+    network = _as_one_graph(model)
     try:
         with _unchanged(model.buffers()):
             for example in examples:
@@ -142,6 +169,12 @@ def _compiled(model: nn.Module, gradients: Gradients, *examples: Batch) -> tuple
         torch.compiler.reset()
         return model, f"speed.compile: continuing without it, because torch.compile failed: {_first_line(error)}"
     return network, ""
+
+
+def _as_one_graph(network: nn.Module) -> nn.Module:
+    torch._dynamo.config.recompile_limit = _MOST_NETWORKS
+    compiled: nn.Module = torch.compile(network, dynamic=False, fullgraph=True)  # type: ignore[assignment]
+    return compiled
 
 
 def _captured(iteration: Iteration, model: nn.Module, example: Batch) -> tuple[Callable[[Batch], Tensor], str]:

@@ -75,8 +75,10 @@ class Run:
         trainer, ranks = self.trainer, self.ranks
         for model in {id(one): one for one in (trainer.model, trainer.judged_model)}.values():
             ranks.share_buffers(model)
-        batches = self.stop.over(self.data.fold_batches())
-        predictions = predict(trainer.judged_model, trainer.objective, batches, ranks, autocast=trainer.autocast)
+        batches, known = self.stop.over(self.data.fold_batches()), len(trainer.remarks)
+        predictions = predict(trainer.judge, trainer.objective, batches, ranks, autocast=trainer.autocast)
+        for remark in trainer.remarks[known:]:
+            self.say(remark)
         wrong = np.isnan(predictions.probability).sum()
         if wrong:
             if not self.trainer.is_finite():

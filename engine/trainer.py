@@ -15,7 +15,7 @@ from engine.distributed import Ranks
 from engine.network import build_network
 from engine.optim import MovingAverage, Schedule, create_optimizer, load_optimizer
 from engine.precision import autocast_of, chosen_dtype
-from engine.prepare_step import Speed, blank_batch, prepare
+from engine.prepare_step import CompiledNetwork, Speed, blank_batch, prepare
 from engine.records import member_folder
 from engine.step import Gradients, Iteration, Step, lead_over
 from loaders.order import Partition
@@ -30,8 +30,9 @@ from prep.metadata import FEATURES
 class Trainer:
     """One rank's network and everything that changes its weights.
 
-    average: the moving average of the weights, if the config asks for one; schedule: the learning rate; speed: how the
-    step is run, for the records; remarks: what the user should know about that.
+    average: the moving average of the weights, if the config asks for one; schedule: the learning rate; judge: the
+    judged model as it is run, compiled if the step is; speed: how the step is run, for the records; remarks: what the
+    user should know about that, to which an evaluation that cannot be compiled adds a line.
     """
 
     model: FusionModel
@@ -42,6 +43,7 @@ class Trainer:
     average: MovingAverage | None
     schedule: Schedule
     step: Step
+    judge: nn.Module
     speed: Speed
     remarks: list[str]
 
@@ -145,6 +147,11 @@ def build_trainer(
     ready = prepare(
         iteration, model, example, ranks, compiling=speed.compile, capturing=speed.cuda_graph, others=others
     )
+    judge: nn.Module = model if average is None else average.model
+    if ready.compiled:
+        judge = CompiledNetwork(
+            judge, local, lambda why: ready.remarks.append(f"speed.compile: evaluating without it, because {why}")
+        )
     schedule = Schedule(optim=config.optim, steps_per_epoch=partition.steps, epochs=config.epochs)
     step = Step(
         iteration=ready.iteration,
@@ -164,6 +171,7 @@ def build_trainer(
         average=average,
         schedule=schedule,
         step=step,
+        judge=judge,
         speed=Speed(channels_last=model.channels_last, compile=ready.compiled, cuda_graph=ready.captured),
         remarks=ready.remarks,
     )

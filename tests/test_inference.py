@@ -3,7 +3,10 @@
 import json
 import shutil
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ import infer
 import train
 from configs.errors import UserError
 from engine.members import find_members, load_member, within_memory
+from loaders.shards import ShardSet
 
 BACKBONES = ("efficientnet_b1", "efficientnet_b3", "efficientnet_b4", "resnest50")
 
@@ -73,6 +77,45 @@ def test_members_that_do_not_fit_together_say_the_same(
     assert "6 groups, the images are kept in memory" in capsys.readouterr().out
     for name in ("predictions.parquet", "oof.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / name), pd.read_parquet(outputs / name))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_compiled_members_say_the_same_and_eager_ones_say_why(
+    fails: bool,
+    runs: Path,
+    outputs: Path,
+    shard_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shapes: list[torch.Size] = []
+    todo: set[int] = set()
+
+    def traced(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        shapes.append(next(one.shape for one in inputs if one.dtype == torch.uint8))
+        if fails:
+            raise RuntimeError("no compiler")
+        return graph.forward
+
+    def ruled(passes: int, *, on_gpu: bool) -> bool:
+        assert not on_gpu
+        todo.add(passes)
+        return True
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=traced))
+    monkeypatch.setattr("engine.inference.predicts_compiled", ruled)
+    infer.main(places(runs, shard_folder, tmp_path, "--ensemble", "--batch-size", "16"))
+    for name in ("predictions.parquet", "oof.parquet"):
+        found, expected = (pd.read_parquet(folder / name) for folder in (tmp_path, outputs))
+        pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
+    assert {shape[0] for shape in shapes} == {16}  # smaller batches go through as they are
+    said = capsys.readouterr().out.count("predicting without compilation, because torch.compile failed: ")
+    assert said == (5 if fails else 0)  # the one on all rows only had a small batch
+    # One test batch for each member, and for each but that on all rows the batches of its fold; four views of each.
+    folds = [-(-rows // 16) for rows in np.bincount(ShardSet(shard_folder).fold[ShardSet(shard_folder).fold >= 0])]
+    assert todo == {4 * (4 + sum(folds)), 4 * (2 + sum(folds[:2]))}
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

@@ -7,7 +7,7 @@ import torch
 
 from configs.schema import LoaderConfig, SpeedConfig, TrainConfig
 from engine import tune
-from engine.default_speed import default_speed
+from engine.default_speed import default_speed, predicts_compiled
 from engine.distributed import joined_ranks
 from engine.prepare_step import Speed
 from engine.tune import chosen_way
@@ -35,6 +35,11 @@ def test_a_gpu_compiles_and_replays_where_the_steps_to_do_pay_for_it(
 
 def test_a_cpu_stays_eager() -> None:
     assert default_speed(ALWAYS, on_gpu=False, world_size=1) == (False, False)
+
+
+def test_members_that_predict_are_compiled_where_it_pays_and_never_on_a_cpu() -> None:
+    assert [predicts_compiled(passes, on_gpu=True) for passes in (NEVER, 6_000, 6_001)] == [False, False, True]
+    assert not predicts_compiled(ALWAYS, on_gpu=False)
 
 
 def way(monkeypatch: pytest.MonkeyPatch, kind: str, steps: int, config: TrainConfig, known: bool | None) -> Speed:

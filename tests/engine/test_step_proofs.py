@@ -24,6 +24,7 @@ from engine.step import Gradients, Iteration, Lead, Step, lead_over
 from engine.trainer import build_trainer
 from loaders.batch import TENSORS, Batch
 from loaders.order import Partition
+from models.folding import folded
 from models.fusion import FusionModel
 from models.losses import Objective
 
@@ -177,6 +178,11 @@ def test_training_and_evaluation_are_one_graph_each(backbone: str) -> None:
             compiled(batch(0).image, batch(0).meta)
         model.train()
         assert len(graphs) == 2
+    predicting = folded(model, batch(0).image[:1], batch(0).meta[:1])
+    assert predicting is not model
+    with torch.inference_mode(), gradients.autocast():
+        torch.compile(predicting, dynamic=False, fullgraph=True, backend=passed_through)(batch(0).image, batch(0).meta)
+    assert len(graphs) == 3
 
 
 # ---- (c) the captured step, on a stand-in for a CUDA graph ----
