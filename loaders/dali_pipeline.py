@@ -18,6 +18,7 @@ import torch.utils.dlpack
 from configs.errors import UserError
 from configs.schema import Border
 from loaders.augment import AugmentParams, pixel_matrices
+from loaders.decode import Pixels
 from loaders.request import Request
 from loaders.source import Source
 
@@ -185,10 +186,18 @@ class DaliPipeline:
         if isinstance(images, torch.Tensor):
             images = images.numpy()  # for a tensor, DALI would ask torch for a CUDA stream even on a CPU
         self._pending.append((request, images))
-        self._images.append(images)
+        self._images.append(_listed(images) if isinstance(images, list) else images)
         if self._augment:
             assert request.params is not None
             self._params.append(request.params)
+
+
+def _listed(jpegs: list[Pixels]) -> Any:
+    """The same memory as one object of DALI's, which would look at each array in several ways otherwise."""
+    from nvidia.dali import tensors
+
+    dali: Any = tensors  # whose stubs know fewer arguments
+    return dali.TensorListCPU([dali.TensorCPU(jpeg) for jpeg in jpegs], contiguous=False)
 
 
 def _decoded(
