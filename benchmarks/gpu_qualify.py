@@ -165,7 +165,10 @@ def measuring(work: Path, shards: Path, dry: bool) -> list[Step]:
     best = throughput("autotuned", f"--backbone={backbones[0]}", *step, "--autotune", "--plain", *ways)
     inference = ["-m", "benchmarks.inference", f"--shards={shards}", f"--runs={work}/epoch", turns[0]]
     inference += [f"--out={work}/records/inference.json", *(["--images=32", "--device=cpu"] if dry else [])]
+    host = ["-m", "benchmarks.host", f"--shards={shards}", f"--out={work}/records/host.json"]
+    host += ["--rounds=1", "--steps=4", "--batch-size=8", "--device=cpu"] if dry else []
     steps += [
+        Step("host", host, 60),
         Step("epoch", training("epoch", 1), 60),
         Step("fold", training("fold", 2 if dry else 15), 60),  # goes on from its last checkpoint
         Step("inference", inference, 60),

@@ -46,6 +46,7 @@ _OTHERS = {
     "prep": "Prep beside a bare loop",
     "opening": "A large index, opened",
     "inference": "Inference beside its bare forward passes",
+    "host": "What training costs the host",
     "recipe": "Our augmentation beside the reference recipe's",
     "border": "Borders of the augmentation, trained",
     "progressive": "Smaller images in the first epochs",

@@ -59,7 +59,7 @@ def test_what_an_earlier_call_tried_in_vain_comes_last(tmp_path: Path, verdict: 
 def test_the_steps_are_those_of_all_backbones_and_loaders(tmp_path: Path) -> None:
     steps = measuring(tmp_path, tmp_path, dry=False)
     names = ["step_efficientnet_b1", "step_resnest50", "step_efficientnet_b3", "step_efficientnet_b4"]
-    then = ["epoch", "fold", "inference", "loaders", "loaders_flips", "autotuned"]
+    then = ["host", "epoch", "fold", "inference", "loaders", "loaders_flips", "autotuned"]
     assert [step.name for step in steps] == ["tests", *names, *then]
     assert all(0 < step.expected < 540 for step in [*steps, *making_shards(tmp_path, tmp_path, dry=False)])
     assert sum(word.startswith("--trace=") for step in steps for word in step.words) == 1
@@ -78,7 +78,7 @@ def test_every_step_runs_at_toy_size_and_only_once(tmp_path: Path) -> None:
     first = qualify(*words, WORK=work, OMP_NUM_THREADS="1")
     assert first.returncode == 0, first.stdout + first.stderr
     steps = [line.split("\t") for line in (tmp_path / "out" / "steps.tsv").read_text().splitlines()]
-    names = ["synthetic", "shard", "tests", "step_tiny", "epoch", "fold", "inference"]
+    names = ["synthetic", "shard", "tests", "step_tiny", "host", "epoch", "fold", "inference"]
     names += ["loaders", "loaders_flips", "autotuned"]
     assert [(name, verdict) for name, verdict, _ in steps] == [(name, "passed") for name in names]
     found = {
@@ -97,7 +97,7 @@ def test_a_command_that_outlasts_the_budget_is_killed_and_its_step_left(tmp_path
     assert done.returncode == 3, done.stderr
     first, last = done.stdout.splitlines()
     assert first.startswith("tests\tcut off\t")
-    assert last == "left for another call: tests step_tiny epoch fold inference loaders loaders_flips autotuned"
+    assert last == "left for another call: tests step_tiny host epoch fold inference loaders loaders_flips autotuned"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
