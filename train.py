@@ -87,14 +87,14 @@ def draw_curves(folder: Path) -> None:
 
 def train_epoch(run: Run) -> tuple[dict[str, float], str]:
     """Train the rest of an epoch; returns its mean loss, images/s and data waits, and a sentence on what bounded it."""
-    local = run.data.samples.partition.local_batch_size
+    share = run.data.samples.partition.mean_share
     run.trainer.model.train()
     with run.epoch_progress() as progress:
         for batch in progress.over(run.stop.over(run.data.train_batches(run.state))):
             # ---- the hot step (engine/step.py): it waits for no other step than the third before it ----
             loss = run.trainer.step(batch)
             # --------------------------------------------------------------------------------------------
-            run.state.consume(loss, local)
+            run.state.consume(loss, share)
             progress.add(loss, batch)
             run.save_if_due(progress)
         return progress.finish()

@@ -230,7 +230,7 @@ class TrainConfig:
     monitor: Literal["auc", "auc_2020", "auc_2019", "loss"] = "auc"
     """Validation metric that selects best.pt and stops training early: higher is better, for the loss lower."""
     batch_size: int = ranged(128, low=2)
-    """Samples per optimiser step over all ranks together, shared evenly among them (2 or more, for batch norm)."""
+    """Samples per optimiser step over all ranks together (2 or more, for batch norm); shares differ by one at most."""
     accumulate: int = ranged(1, low=1)
     """Parts into which each rank splits its share of a batch, to save GPU memory; each has its own batch statistics."""
     sync_batchnorm: bool = False

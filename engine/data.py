@@ -125,7 +125,7 @@ def _check_batch(config: TrainConfig, ranks: Ranks, local: int) -> None:
             f"batch_size={config.batch_size} gives each rank {local} samples in {config.accumulate} part(s), fewer "
             "than 2 per part: give a larger --batch-size or a smaller --accumulate"
         )
-    if local % config.accumulate:
+    if local % config.accumulate and config.batch_size % ranks.world_size == 0:
         raise UserError(
             f"accumulate={config.accumulate} cannot split a rank's {local} samples into equal parts: give a divisor"
         )

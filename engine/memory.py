@@ -24,7 +24,7 @@ def explained_memory(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
 
 
 def _remedy(config: TrainConfig, ranks: Ranks) -> str:
-    local = config.batch_size // ranks.world_size
+    local = -(-config.batch_size // ranks.world_size)
     more = [parts for parts in range(config.accumulate + 1, local // 2 + 1) if local % parts == 0]
     ways = []
     if more:

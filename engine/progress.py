@@ -162,7 +162,7 @@ class EpochProgress:
         if self._records is not None:
             step = self._state.step
             speed = (step - self._first) * self._config.batch_size / (now - self._start)
-            seen = step * self._partition.local_batch_size
+            seen = step * self._partition.mean_share
             self._records.progress(step, speed=speed, loss=loss_sum / seen, waiting=self._meter.waiting)
 
     def _raise_not_finite(self) -> None:

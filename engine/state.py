@@ -50,8 +50,8 @@ class RunState:
         best = {"epoch": self.best_epoch, "score": self.best_score}
         return {"epoch": self.epoch, "step": self.step, "finished": self.finished, "best": best}
 
-    def consume(self, loss: Tensor, samples: int) -> None:
-        """Count one step; `loss` is the sum over its valid samples divided by `samples`, the rank's batch size."""
+    def consume(self, loss: Tensor, samples: float) -> None:
+        """Count one step; `loss` is the sum over this rank's valid samples divided by `samples` (engine/step.py)."""
         self.step += 1
         self.loss_sum += loss.double() * samples
 

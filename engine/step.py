@@ -112,16 +112,16 @@ class Iteration:
 class Gradients:
     """Batch -> its mean loss, float32 scalar; leaves the gradients in the parameters.
 
-    The batch goes through `network` in `parts` equal parts. The loss is summed over the valid samples and divided by
-    `samples`, this rank's share of the global batch: the mean that DistributedDataParallel takes over the ranks is then
-    the mean over the global batch.
+    The batch goes through `network` in `parts` equal parts, or parts that differ by one sample. The loss is summed over
+    the valid samples and divided by `samples`, the global batch divided by the number of ranks: the mean that
+    DistributedDataParallel takes over the ranks is then the mean over the global batch, whatever each rank's share.
     """
 
     network: nn.Module
     objective: Objective
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: torch.amp.GradScaler
-    samples: int
+    samples: float
     parts: int = 1
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -153,5 +153,5 @@ def _parts(batch: Batch, parts: int) -> Iterator[Batch]:
     if parts == 1:
         yield batch
         return
-    for tensors in zip(*(getattr(batch, name).chunk(parts) for name in TENSORS), strict=True):
+    for tensors in zip(*(getattr(batch, name).tensor_split(parts) for name in TENSORS), strict=True):
         yield replace(batch, **dict(zip(TENSORS, tensors, strict=True)))

@@ -132,7 +132,7 @@ def build_trainer(
         objective=objective,
         autocast=autocast_of(dtype, device),
         scaler=scaler,
-        samples=local,
+        samples=partition.mean_share,
         parts=config.accumulate,
     )
     sizes = [size, config.progressive.size] if config.progressive.epochs else [size]

@@ -53,7 +53,7 @@ class Bench:
         self._shards = ShardSet(Path(config.shards))
         self._rows = self._shards.train_rows(config.fold)
         self.size = self._shards.size
-        self.local_batch_size = config.batch_size // ranks.world_size
+        self.local_batch_size = -(-config.batch_size // ranks.world_size)
         self.trials: list[Trial] = []
         self._built: tuple[Speed, int, Trainer] | None = None
 

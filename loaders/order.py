@@ -8,7 +8,8 @@ each rank takes its slice of each:
     rank 1 of 2   |       second half |       second half |     |       second half |
 
 So every rank takes the same number of steps, which collectives need, and every sample counts once: the last
-batch is padded with samples from the front, marked as not valid.
+batch is padded with samples from the front, marked as not valid. Where the ranks do not divide a batch, their shares
+differ by one sample; the smaller ones are padded with the next rank's first sample, so that all have one shape.
 """
 
 from collections.abc import Iterator
@@ -44,11 +45,6 @@ class Partition:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise UserError("there are no samples to read: choose another fold or build the shard set with more images")
-        if self.batch_size % self.world_size:
-            raise UserError(
-                f"batch_size={self.batch_size} cannot be shared evenly by {self.world_size} ranks: "
-                f"give a multiple of {self.world_size}"
-            )
 
     @property
     def steps(self) -> int:
@@ -57,16 +53,21 @@ class Partition:
 
     @property
     def local_batch_size(self) -> int:
-        """Samples that this rank takes of each global batch."""
-        return self.batch_size // self.world_size
+        """Samples that each rank takes of each global batch, padding included: the largest share."""
+        return -(-self.batch_size // self.world_size)
+
+    @property
+    def mean_share(self) -> float:
+        """Samples of a global batch per rank: what a rank's sum is divided by where the mean over the ranks follows."""
+        return self.batch_size / self.world_size
 
     def positions(self, step: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
         """This rank's positions in the epoch's order at `step`, int64 [b], and whether each counts, bool [b]."""
         start = step * self.batch_size
         left = self.batch_size if self.pad else min(self.batch_size, self.samples - start)
-        share = -(-left // self.world_size)
-        places = start + self.rank * share + np.arange(share, dtype=np.int64)
-        return places % self.samples, places < self.samples
+        first, end = (start + left * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        places = first + np.arange(-(-left // self.world_size), dtype=np.int64)
+        return places % self.samples, places < min(end, self.samples)
 
 
 def permutation(samples: int, seed: int, epoch: int) -> Indices:

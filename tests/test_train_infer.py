@@ -307,5 +307,5 @@ def test_a_gpu_trains_resumes_and_infers(
 
 def test_a_batch_that_ranks_cannot_share_ends_every_rank(shard_folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    with pytest.raises(AssertionError, match="give a multiple of 2"):
-        must_torchrun(2, "train.py", *tiny(shard_folder, tmp_path / "out", "--batch-size", "15"))
+    with pytest.raises(AssertionError, match="gives each rank 1 samples in 1 part"):
+        must_torchrun(2, "train.py", *tiny(shard_folder, tmp_path / "out", "--batch-size", "2"))

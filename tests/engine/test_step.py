@@ -14,7 +14,8 @@ from engine.optim import create_optimizer
 from engine.precision import autocast_of, chosen_dtype
 from engine.prepare_step import _captured, _compiled, blank_batch, prepare
 from engine.step import Gradients, Iteration
-from loaders.batch import Batch
+from loaders.batch import TENSORS, Batch
+from loaders.order import Partition
 from models.fusion import FusionModel
 
 SIZE, SAMPLES = 32, 12
@@ -68,6 +69,34 @@ def test_parts_add_up_to_the_whole_batch() -> None:
     expected = gradients(model)
     parts = replace(step, parts=3)(batch("cpu"))
     torch.testing.assert_close(parts, whole)
+    assert_the_same(expected, gradients(model), 1e-5)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 7])
+def test_the_mean_over_ranks_with_unequal_shares_is_that_of_the_batch(world: int) -> None:
+    model, step = network("cpu")
+    model.eval()
+    whole, given = step(batch("cpu")), batch("cpu")
+    expected = gradients(model)
+    losses, found = [], []
+    for rank in range(world):
+        partition = Partition(samples=SAMPLES, batch_size=SAMPLES, rank=rank, world_size=world)
+        places, counts = (torch.from_numpy(array) for array in partition.positions(0))
+        share = {name: getattr(given, name)[places] for name in TENSORS}
+        share["valid"] &= counts
+        losses.append(replace(step, samples=partition.mean_share)(replace(given, **share)))
+        found.append(gradients(model))
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
+    mean = {name: torch.stack([one[name] for one in found]).mean(0) for name in expected}
+    assert_the_same(expected, mean, 1e-5)
+
+
+def test_parts_may_differ_by_one_sample() -> None:
+    model, step = network("cpu")
+    model.eval()
+    whole = step(batch("cpu"))
+    expected = gradients(model)
+    torch.testing.assert_close(replace(step, parts=5)(batch("cpu")), whole)
     assert_the_same(expected, gradients(model), 1e-5)
 
 

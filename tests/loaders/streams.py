@@ -98,6 +98,19 @@ def joined(parts: list[Batch]) -> Batch:
     return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS})
 
 
+def counted(batch: Batch) -> Batch:
+    """The rows of a batch that count."""
+    return replace(batch, **{name: getattr(batch, name)[batch.valid] for name in TENSORS})
+
+
+def counted_digest(requests: list[Request]) -> str:
+    """One SHA-256 over what counts of a global batch: position, samples and their parameters, in rank order."""
+    columns = [[one.index[one.valid], *(array[one.valid] for array in vars(one.params).values())] for one in requests]
+    arrays = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
+    position = f"{requests[0].epoch} {requests[0].step}".encode()
+    return hashlib.sha256(b"".join([position, *(array.tobytes() for array in arrays)])).hexdigest()
+
+
 def params_digest(requests: list[Request]) -> list[str]:
     """One SHA-256 per array of the parameters of the ranks' requests, in rank order."""
     arrays = [np.concatenate(parts) for parts in zip(*(vars(one.params).values() for one in requests), strict=True)]

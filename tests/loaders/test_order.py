@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
 from loaders.order import Partition, epoch_orders, permutation
 
 
@@ -68,9 +67,22 @@ def test_position_and_sample_are_uncorrelated() -> None:
     assert abs(np.corrcoef(order, np.arange(6000))[0, 1]) < 0.06
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
-    with pytest.raises(UserError, match="give a multiple of 3"):
-        Partition(samples=10, batch_size=8, world_size=3)
+@given(samples=st.integers(1, 200), batch=st.integers(1, 40), world=st.integers(1, 9))
+def test_any_number_of_ranks_shares_a_batch_but_for_one_sample(samples: int, batch: int, world: int) -> None:
+    whole = Partition(samples=samples, batch_size=batch)
+    parts = [Partition(samples=samples, batch_size=batch, rank=rank, world_size=world) for rank in range(world)]
+    assert sum(part.mean_share for part in parts) == pytest.approx(batch)
+    for step in range(whole.steps):
+        everything, counts = whole.positions(step)
+        found = [part.positions(step) for part in parts]
+        assert {len(places) for places, _ in found} == {whole.batch_size // world + (batch % world > 0)}
+        np.testing.assert_array_equal(np.concatenate([places[valid] for places, valid in found]), everything[counts])
+        if counts.all():
+            shares = [int(valid.sum()) for _, valid in found]
+            assert max(shares) - min(shares) <= 1
+            for places, _ in found:  # padding is of the same batch, and of another rank's share
+                assert np.isin(places, everything).all()
+                assert len(np.unique(places)) == len(places)
 
 
 @given(samples=st.integers(1, 200), seed=st.integers(0, 2**40), first=st.integers(0, 5), count=st.integers(0, 3))

@@ -1,5 +1,6 @@
 """The stream as a whole: the same batches whatever renders them, on any number of ranks, from any step on."""
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,8 @@ from streams import (
     BATCH,
     CPU,
     TIERS,
+    counted,
+    counted_digest,
     digests,
     joined,
     params_digest,
@@ -87,6 +90,27 @@ def test_a_batch_stays_unchanged_while_a_slow_consumer_uses_it(shards: ShardSet,
 def test_ranks_together_see_the_same_global_batches(shards: ShardSet, tier: str, world: int, whole: list[str]) -> None:
     ranks = [list(stream(shards, TIERS[tier], rank=rank, world=world)) for rank in range(world)]
     assert digests([joined(list(parts)) for parts in zip(*ranks, strict=True)]) == whole
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_three_ranks_see_what_counts_in_the_same_global_batches(shards: ShardSet, tier: str) -> None:
+    """16 samples as 5, 5 and 6, each share padded to 6."""
+    ranks = [list(stream(shards, TIERS[tier], rank=rank, world=3)) for rank in range(3)]
+    assert {len(batch.valid) for batches in ranks for batch in batches} == {6}
+    found = [counted(joined(list(parts))) for parts in zip(*ranks, strict=True)]
+    assert digests(found) == digests(list(map(counted, stream(shards, TIERS["host"]))))
+
+
+def test_a_stream_goes_on_at_random_steps_on_other_numbers_of_ranks(shards: ShardSet) -> None:
+    """From start to end on 1, 2, 3 and 4 ranks, and from 20 random steps on."""
+    whole = [counted_digest([request]) for request in requests_of(shards)]
+    steps, rng = len(whole) // 2, random.Random(0)
+    places = [(0, world) for world in (1, 2, 3, 4)]
+    places += [(rng.randrange(len(whole)), rng.randint(1, 4)) for _ in range(20)]
+    for start, world in places:
+        epoch, first = divmod(start, steps)
+        ranks = [requests_of(shards, range(epoch, 2), first, rank, world) for rank in range(world)]
+        assert [counted_digest(list(parts)) for parts in zip(*ranks, strict=True)] == whole[start:], (start, world)
 
 
 @pytest.mark.parametrize("world", [2, 4])
