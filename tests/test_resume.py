@@ -1,5 +1,6 @@
 """No run is lost: killed, stopped, restarted, resumed on another number of ranks."""
 
+import json
 import os
 import random
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,16 @@ from commands import ROOT, all_lines, assert_same_run, epoch_lines, must_torchru
 import infer
 import train
 from configs.errors import UserError
+from configs.schema import AugmentConfig
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.data import Data
 from engine.interrupt import Stopped
 from engine.run import Run
 from engine.state import RunState
 from loaders.batch import Batch
+from loaders.order import Partition
+from loaders.request import train_requests
+from loaders.shards import ShardSet
 
 # 6 steps per epoch; every step's loss is logged, last.pt is also saved within the epoch; with a moving average.
 WORDS = ("--epochs", "3", "--fold", "2", "--log-every", "1", "--save-every", "2", "--optim.ema", "0.9")
@@ -209,6 +215,57 @@ def test_a_run_continues_on_other_ranks_with_the_same_batches(shard_folder: Path
     for part in ("model", "average"):
         for name, value in states[0][part].items():
             torch.testing.assert_close(states[1][part][name], value, atol=2e-4, rtol=0.0, msg=name)
+
+
+LOGGED = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import train
+from configs.cli import run_command
+from engine.step import Step
+
+original = Step.__call__
+
+def call(step, batch):
+    cursor = [batch.epoch, batch.step]
+    with Path(__file__).with_suffix(f".{{step.rank}}").open("a") as file:
+        file.write(json.dumps([cursor, step.rank, batch.index[batch.valid].tolist()]) + chr(10))
+    if cursor == {stop} and step.rank == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(step, batch)
+
+Step.__call__ = call
+run_command(train.main)
+"""
+
+
+@pytest.mark.parametrize(("stops", "epochs"), [(1, 1), pytest.param(*(20, 20), marks=pytest.mark.long)])
+def test_a_run_stopped_at_random_steps_goes_on_with_the_same_batches_on_other_numbers_of_ranks(
+    stops: int, epochs: int, shard_folder: Path, tmp_path: Path
+) -> None:
+    """Batches of 16 on 3 and 2 ranks, or on 1 to 4 at random: which samples count in each, in order."""
+    with closing(ShardSet(shard_folder)) as shards:
+        rows = shards.train_rows(0)
+    whole = Partition(samples=len(rows), batch_size=16)
+    requests = train_requests(rows, whole, AugmentConfig(), seed=0, size=64, epochs=range(epochs))
+    expected = [[[one.epoch, one.step], one.index[one.valid].tolist()] for one in requests]
+    rng = random.Random(0)
+    # The ranks agree to stop one step later.
+    cursors = [divmod(place, whole.steps) for place in sorted(rng.sample(range(0, len(expected) - 2, 2), stops))]
+    worlds = [3, 2] if stops == 1 else [rng.randint(1, 4) for _ in range(stops + 1)]
+    hook = tmp_path / "hook.py"
+    words = tiny(shard_folder, tmp_path / "runs", "--epochs", str(epochs), "--fold", "0", "--patience", "0")
+    for stop, world in zip([*map(list, cursors), None], worlds, strict=True):
+        hook.write_text(LOGGED.format(root=str(ROOT), stop=stop))
+        output = must_torchrun(world, str(hook), *words)
+        assert ("run the same command again" in output) == (stop is not None), output
+    lines = [json.loads(line) for log in tmp_path.glob("hook.[0-9]") for line in log.read_text().splitlines()]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for cursor, _, index in sorted(lines):
+        found.setdefault(tuple(cursor), []).extend(index)
+    assert [[list(cursor), index] for cursor, index in found.items()] == expected
+    assert len({(tuple(cursor), rank) for cursor, rank, _ in lines}) == len(lines)  # each step once on each rank
 
 
 HOOK = """
