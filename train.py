@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.distributed import joined_ranks
     from engine.interrupt import Stopped
     from engine.memory import explained_memory
+    from engine.nodes import require_one_training
     from engine.records import CURVES, member_folder
     from engine.run import is_finished, only_trainer, open_run
     from engine.tune import tune
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
 
     with joined_ranks(configs[0].device, timeout=configs[0].timeout) as ranks:
         try:
+            require_one_training(configs, ranks)
             for config in configs:
                 with explained_memory(config, ranks):
                     if not is_finished(config, ranks):

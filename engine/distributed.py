@@ -96,7 +96,7 @@ class Ranks:
         dist.all_gather_object(parts, make() if self.local_rank == 0 else None, group=self.host_group)
         return cast(Value, parts[self.rank - self.local_rank])  # the ranks of a machine follow each other
 
-    def merge(self, found: dict[int, str]) -> dict[int, str]:
+    def merge(self, found: dict[int, Value]) -> dict[int, Value]:
         """What any of the ranks has found, on every rank."""
         if self.world_size == 1:
             return found
@@ -150,7 +150,8 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"], *, timeout: float = TIM
         return
     wait = timedelta(minutes=timeout)
     holder = "the launcher" if _launcher_holds_store() else "rank 0"
-    pulse = Pulse(_shared_store(launch, wait), ranks.rank, ranks.world_size, holder)
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    pulse = Pulse(_shared_store(launch, wait), ranks.rank, ranks.world_size, holder, address)
     # After an error the group is not destroyed: that would wait for peers which wait for this rank. This process ends,
     # and torchrun ends the others.
     try:

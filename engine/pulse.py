@@ -19,11 +19,13 @@ _ANSWER_SECONDS = 10.0  # the store itself may be gone
 class Pulse:
     """This rank's pulse, beaten by a thread into the store that all ranks share, and an ear for those of the others.
 
-    A process that is stopped or has ended has no pulse; one whose work hangs has. `holder` is who holds the store.
+    A process that is stopped or has ended has no pulse; one whose work hangs has. `holder` is who holds the store, at
+    `address`.
     """
 
-    def __init__(self, store: Store, rank: int, world_size: int, holder: str) -> None:
-        self.store, self._rank, self._world_size, self._holder = store, rank, world_size, holder
+    def __init__(self, store: Store, rank: int, world_size: int, holder: str, address: str) -> None:
+        self.store, self._rank, self._world_size = store, rank, world_size
+        self._silence = f"{holder}, which holds their store, does not answer at {address}"
         self._answers = True
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, args=(_own(store),), daemon=True)
@@ -36,7 +38,7 @@ class Pulse:
 
     def diagnosis(self) -> str:
         """Which ranks keep the others waiting, in words. Takes some seconds; every rank that waits must call it."""
-        return self._asked(self._listen) or f"{self._holder}, which holds their store, does not answer"
+        return self._asked(self._listen) or self._silence
 
     def first_to_say(self, words: str) -> bool:
         """Whether no other rank has said `words` yet, so that a message that several ranks have is printed once."""
