@@ -40,13 +40,14 @@ reached() {
 # gives up after 60 s, waits for an answer as long as TCP does, and once the link is back ends the others' meeting too.
 watch() {
     local answered=$SECONDS
-    while sleep 5 && kill -0 $$ 2>/dev/null; do
+    while sleep 5 && [[ -e /proc/$$/exe ]]; do # until it has ended, even if nobody has asked how
         if reached; then
             answered=$SECONDS
         elif ((SECONDS - answered >= 45)); then
             echo "error: $head:$port has not answered for 45 s: this node ends; what was saved is kept: run the same" \
                 "command again when it answers" >&2
             kill -KILL $$
+            return
         fi
     done
 }
