@@ -172,6 +172,7 @@ def joined_ranks(device: Literal["auto", "cpu", "cuda"], *, timeout: float = TIM
 def _shared_store(launch: Launch, wait: timedelta) -> Store:
     """The key-value store that all ranks share. Raises UserError if the launcher that holds it is gone."""
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store: Store
     try:
         if _launcher_holds_store():  # it is there already: a refusal is final
             socket.create_connection(address, timeout=wait.total_seconds()).close()
@@ -181,7 +182,10 @@ def _shared_store(launch: Launch, wait: timedelta) -> Store:
             f"rank {launch.rank} cannot reach {address[0]}:{address[1]}, where the ranks meet (MASTER_ADDR, "
             "MASTER_PORT): check that the launcher and rank 0 run and can be reached, then run the same command again"
         ) from error
-    # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died.
+    if not _launcher_holds_store():
+        return store
+    # torchrun keeps its store across restarts: the prefix hides the addresses of ranks that have died. Not where rank 0
+    # has a new one: the launcher of a node that came later counts other restarts.
     return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -48,7 +49,8 @@ class TwoHosts:
     def __exit__(self, *_: object) -> None:
         for number, name in enumerate(self._names):
             for process in self.processes(number):
-                os.kill(process, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             self._ip("netns", "delete", name)
 
     def start(self, number: int, log: Path, *words: str) -> subprocess.Popen[bytes]:

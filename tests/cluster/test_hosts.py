@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,7 +157,8 @@ def test_one_host_goes_on_alone_and_with_the_other_when_it_returns(
     together = seconds_until(lambda: len(training.ranks(2) - first) == 2, 180)
     print(f"alone after {alone:.0f} s more, host1 empty after {left:.0f} s more, two ranks {together:.0f} s after that")
     for process in training.processes:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
+        process.wait()
     # Each rank's share of each step is that of an undisturbed run.
     with closing(ShardSet(shard_folder)) as shards:
         rows = shards.train_rows(0)
