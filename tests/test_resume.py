@@ -187,8 +187,9 @@ def test_one_two_and_three_ranks_evaluate_a_checkpoint_alike(
 
 
 @pytest.mark.long
-def test_a_run_continues_on_other_ranks_with_the_same_batches(shard_folder: Path, tmp_path: Path) -> None:
-    """Two ranks up to the fifth step, then one: the losses are those of one rank from start to end.
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_run_continues_on_other_ranks_with_the_same_batches(ranks: int, shard_folder: Path, tmp_path: Path) -> None:
+    """Several ranks up to the fifth step, then one: the losses are those of one rank from start to end.
 
     Without batch statistics and dropout, which differ by rank.
     """
@@ -198,7 +199,7 @@ def test_a_run_continues_on_other_ranks_with_the_same_batches(shard_folder: Path
     train.main([*words, "--out", str(tmp_path / "one")])
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=5, act="os.kill(os.getpid(), signal.SIGTERM)"))
-    output = must_torchrun(2, str(hook), *words, "--out", str(tmp_path / "mixed"))
+    output = must_torchrun(ranks, str(hook), *words, "--out", str(tmp_path / "mixed"))
     stopped = re.search(r"stopped by another rank's signal after step (\d) of 6", output)
     assert stopped, output
     assert int(stopped[1]) in (5, 6)  # the ranks agree to stop one step later
