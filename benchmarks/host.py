@@ -136,11 +136,11 @@ def fed(run: Run, loader: Loader, rows: Indices) -> None:
 def epoch(run: Run) -> None:
     """train.py's train_epoch, which nothing may import; a test compares them line by line."""
     run.state.step = 0
-    local = run.data.samples.partition.local_batch_size
+    share = run.data.samples.partition.mean_share
     with run.epoch_progress() as progress:
         for batch in progress.over(run.stop.over(run.data.train_batches(run.state))):
             loss = run.trainer.step(batch)
-            run.state.consume(loss, local)
+            run.state.consume(loss, share)
             progress.add(loss, batch)
             run.save_if_due(progress)
         progress.finish()
