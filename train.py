@@ -1,8 +1,9 @@
-"""Train one member (one backbone on one fold), or several of each one after the other.
+"""Train one member (one backbone on one fold), or several of each: one after the other, or by Ray or SLURM.
 
     python train.py --backbone tiny --fold 0
     torchrun --nproc-per-node 2 train.py --shards shards/isic --backbone resnest50 --fold 0
     python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all
+    python train.py --backbone efficientnet_b1 efficientnet_b3 --fold all --launch ray
     python train.py --backbone efficientnet_b1 --fold none --epochs 12
 
 Writes OUT/BACKBONE/foldK: best.pt, last.pt, oof.parquet, metrics.jsonl, training_curves.png, config.yaml and
@@ -12,11 +13,14 @@ or a crash, the same command continues from the last saved step.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from configs.cli import run_command
+from configs.errors import UserError
 from configs.grid import parse_grid
+from configs.launcher import STOPPED, is_launched, stop_when_told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +31,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> None:
     """Parse; then build, fit and close one member after the other."""
+    stop_when_told()
     configs = parse_grid(argv, prog="python train.py", description=(__doc__ or "").split("\n")[0])
+    if configs[0].launch.by != "none":
+        launch(argv, configs)
+        return
     # Imported after parsing: torch is slow to import, and --help should not wait for it.
     from engine.distributed import joined_ranks
     from engine.interrupt import Stopped
@@ -53,9 +61,24 @@ def main(argv: Sequence[str]) -> None:
                     with only_trainer(folder):
                         draw_curves(folder)
         except Stopped:
+            if is_launched():
+                sys.exit(STOPPED)
             return
         if len(configs) > 1 and ranks.first:
             print_table(configs)
+
+
+def launch(argv: Sequence[str], configs: list[TrainConfig]) -> None:
+    """Have Ray or SLURM train the members. Raises UserError if some are not finished after that."""
+    from engine.launch import launch_grid
+
+    states = launch_grid(argv, configs)
+    from report.table import print_table  # imports torch, which the launcher needs at the end only
+
+    print_table(configs, states)
+    unfinished = [name for name, state in states.items() if state != "finished"]
+    if unfinished:
+        raise UserError(f"not finished: {', '.join(unfinished)}; the same command continues with these alone")
 
 
 def fit(run: Run) -> None:

@@ -13,7 +13,10 @@ from configs.schema import TrainConfig
 
 def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[TrainConfig]:
     """A checked config for each backbone and fold that `argv` names, backbone by backbone, with its own recipe."""
-    (backbones, folds), rest = values_of(argv, "--backbone", "--fold")
+    (backbones, folds, launch), rest = values_of(argv, "--backbone", "--fold", "--launch")
+    if len(launch) > 1:
+        raise UserError(f"--launch {' '.join(launch)}: give one of none, ray and slurm")
+    rest += [f"--launch.by={word}" for word in launch]
     configs: list[TrainConfig] = []
     for backbone in backbones or [TrainConfig.backbone]:
         named = [f"--backbone={backbone}"] if backbones else []
@@ -28,10 +31,20 @@ def parse_grid(argv: Sequence[str], *, prog: str, description: str) -> list[Trai
             ]
         # The result of --autotune for one fold applies to the others.
         configs += [members[0], *(replace(config, autotune=False) for config in members[1:])]
+    by = configs[0].launch.by
+    if by != "none" and any(config.resume == "never" for config in configs):
+        raise UserError(f"--resume never would start a member again whenever {by} does: choose another --out")
     names = [(config.backbone, config.fold) for config in configs]
     if len(set(names)) < len(names):
         raise UserError("the same backbone and fold are given twice: give each once")
     return configs
+
+
+def member_words(argv: Sequence[str], config: TrainConfig) -> list[str]:
+    """The words after train.py that train one member of the grid `argv` alone, in the process that they start."""
+    (backbones, *_), rest = values_of(argv, "--backbone", "--fold", "--launch")
+    backbone = [f"--backbone={config.backbone}"] if backbones else []
+    return [*rest, *backbone, f"--fold={config.fold_word}", "--launch.by=none"]
 
 
 def _fold_option(word: str) -> str:

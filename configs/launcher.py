@@ -1,4 +1,5 @@
-"""What a launcher (torchrun) says in the environment of each process that it starts, and how these end with it."""
+"""What a launcher (torchrun, or --launch) says in the environment of each process that it starts, and how these end
+with it."""
 
 import ctypes
 import os
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from configs.errors import UserError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHED = "LAUNCHED_MEMBER"  # in the environment of what --launch starts
+STOPPED = 75  # EX_TEMPFAIL: the exit code of a launched member that was stopped with work left, to be queued again
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 _WATCH_SECONDS = 1.0
 
@@ -58,10 +61,21 @@ def _number(name: str, value: str) -> int:
     return int(value)
 
 
+def is_launched() -> bool:
+    """Whether this process trains a member for --launch, which starts it again if it is stopped."""
+    return bool(os.environ.get(LAUNCHED))
+
+
+def stop_when_told() -> None:
+    """Make SIGTERM end a launched process with STOPPED, wherever it is; a run in progress handles the signal itself."""
+    if is_launched():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+
+
 def end_with_launcher() -> None:
-    """Make this process end with the torchrun that started it, even if that is killed: a rank that outlives it would
-    write beside the ranks of the next run. Without torchrun nothing changes."""
-    if not os.environ.get("TORCHELASTIC_RUN_ID"):
+    """Make this process end with the launcher that started it, even if that is killed: one that outlives it would
+    write beside those of the next run. Without a launcher nothing changes."""
+    if not (os.environ.get("TORCHELASTIC_RUN_ID") or is_launched()):
         return
     parent = os.getppid()
     if sys.platform == "linux":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.errors import check, check_ranges, ranged
+from configs.launch import LaunchConfig
 
 Placement = Literal["auto", "dali-gpu", "dali-cpu", "host"]
 OnBad = Literal["fail", "substitute"]
@@ -208,7 +209,7 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of `train.py`; several values of --backbone and --fold train several members, one after the other."""
+    """Settings of `train.py`; several values of --backbone and --fold train several members."""
 
     shards: str = "shards/isic"
     """Folder of the shard set that prep/shard.py wrote."""
@@ -256,6 +257,8 @@ class TrainConfig:
     autotune: bool = False
     """First measure and remember the fastest settings of speed and loader for this machine and network, in minutes; a
     larger batch is only suggested."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """What starts the members of a grid: none, ray or slurm."""
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     """How the training step is run."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -26,7 +26,7 @@ LAST, BEST = "last.pt", "best.pt"
 FORMAT = 3
 # Settings that may change when a run is resumed: where, how fast and in how many parts it trains.
 _MAY_CHANGE = {
-    *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune"),
+    *("shards", "out", "resume", "device", "precision", "loader", "speed", "autotune", "launch"),
     *("accumulate", "sync_batchnorm", "save_every", "save_minutes", "log_every", "timeout"),
 }
 # What both files must hold, and what each of them holds besides.

@@ -180,24 +180,28 @@ def is_finished(config: TrainConfig, ranks: Ranks) -> bool:
 
     Raises UserError if last.pt was made with other settings.
     """
-    folder = member_folder(config)
-
-    def best_if_finished() -> str | None:
-        saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
-        if saved is None or not saved["finished"]:
-            return None
-        mend_best(saved, folder)
-        if config.fold is not None and not (folder / OOF).is_file():
-            with only_trainer(folder), closing(ShardSet(Path(config.shards))) as shards:
-                remark = write_oof(folder, shards)
-            if remark:
-                print(remark)
-        return RunState.at(saved, torch.device("cpu"), 1).best_words(config.monitor)
-
-    best = ranks.from_first(best_if_finished)
+    best = ranks.from_first(lambda: finished_words(config))
     if best is not None and ranks.first:
-        print(f"{folder} is finished ({best}): nothing to do")
+        print(f"{member_folder(config)} is finished ({best}): nothing to do")
     return best is not None
+
+
+def finished_words(config: TrainConfig) -> str | None:
+    """What a finished member reached, whose results are written if they are missing; None if it is not finished.
+
+    Raises UserError if last.pt was made with other settings.
+    """
+    folder = member_folder(config)
+    saved = saved_run(folder, config, run_facts(config, read_manifest(Path(config.shards))))
+    if saved is None or not saved["finished"]:
+        return None
+    mend_best(saved, folder)
+    if config.fold is not None and not (folder / OOF).is_file():
+        with only_trainer(folder), closing(ShardSet(Path(config.shards))) as shards:
+            remark = write_oof(folder, shards)
+        if remark:
+            print(remark)
+    return RunState.at(saved, torch.device("cpu"), 1).best_words(config.monitor)
 
 
 @contextmanager
