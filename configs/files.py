@@ -6,14 +6,14 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from configs.errors import UserError
 
-_TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.(?:([A-Za-z0-9_-]+)-)?\d+\.[0-9a-f]{8}\.tmp$")  # .HOST-PID.TOKEN.tmp
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _YOUNG, _OLD = 2, 24 * 3600  # seconds: its writer may not have locked it yet; nobody writes to it any more
 _LOCK_SECONDS = 2.0  # the kernel frees the memory of a process that was killed before it frees its locks
@@ -26,16 +26,18 @@ def is_there(path: Path) -> bool:
 
 
 @contextmanager
-def written_whole(path: Path, *, fsync: bool = False, private: bool = False) -> Iterator[BinaryIO]:
+def written_whole(
+    path: Path, *, fsync: bool = False, private: bool = False, check: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
     """A file to write. It takes the name `path` when the block ends normally; otherwise it is removed, and a file that
     had that name before is still there. What writers of `path` that were killed left behind is removed first.
 
     With `fsync`, file and name survive a power cut from the moment this returns; with `private`, only the user may read
-    the file. An OSError of the write carries `path` as its file name, not the temporary one, which no two processes, on
-    one host or several, share.
+    the file. `check` is called just before the file takes the name, and may raise. An OSError of the write carries
+    `path` as its file name, not the temporary one, which no two processes, on one host or several, share.
     """
     _clear_leftovers(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{path.name}.{_this_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         descriptor = os.open(str(temporary), _NEW, 0o600 if private else 0o666)
         with open(descriptor, "wb", buffering=2**20) as out:  # noqa: PTH123
@@ -44,6 +46,8 @@ def written_whole(path: Path, *, fsync: bool = False, private: bool = False) -> 
             if fsync:
                 out.flush()
                 os.fsync(out.fileno())
+        if check is not None:
+            check()
         temporary.replace(path)
         if fsync and sys.platform != "win32":  # which has no descriptors of folders
             flush(path.parent)
@@ -66,23 +70,42 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _this_host() -> str:
+    """The name of this host as it stands in names of files."""
+    return re.sub("[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])[-40:] or "host"
+
+
 def _clear_leftovers(path: Path) -> None:
     """Remove the temporary files of `path` whose writer is gone."""
     with suppress(OSError):  # a folder that cannot be listed, a leftover of another user
         for entry in os.scandir(path.parent):
-            ending = entry.name.removeprefix(path.name)
-            if ending != entry.name and _TEMPORARY.fullmatch(ending) and _is_abandoned(Path(entry)):
+            found = _TEMPORARY.search(entry.name)
+            if found and entry.name[: found.start()] == path.name and _is_abandoned(Path(entry), found[1]):
                 Path(entry).unlink(missing_ok=True)
 
 
-def _is_abandoned(temporary: Path) -> bool:
-    """Whether no process on this host, and as far as the file system knows locks none elsewhere, writes the file."""
+def clear_folder(folder: Path, *, alone: bool) -> None:
+    """Remove the temporary files in a folder whose writers are gone; with `alone`, as nobody else on this host writes
+    there, all of this host's."""
+    for path in folder.glob("*.tmp"):
+        found = _TEMPORARY.search(path.name)
+        host = found[1] if found else None
+        with suppress(FileNotFoundError):  # its writer has just ended
+            if (alone and host in (None, _this_host())) or _is_abandoned(path, host):
+                path.unlink()
+
+
+def _is_abandoned(temporary: Path, host: str | None) -> bool:
+    """Whether nobody writes a file: on this host (also without a `host`, of an earlier version) no process has locked
+    it; another host's file is left alone for a day, as locks may not reach that far."""
     age = time.time() - temporary.stat().st_mtime
-    if age < _YOUNG:
+    if age > _OLD:
+        return True
+    if age < _YOUNG or host not in (None, _this_host()):
         return False
     descriptor = os.open(temporary, os.O_RDWR)
     try:
-        return age > _OLD or _lock(descriptor)
+        return _lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -128,7 +151,8 @@ def only_writer(path: Path) -> Iterator[str | None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
         file.flush()
         yield warning
-        file.truncate(0)
+        if warning is None:  # else it may name another process by now
+            file.truncate(0)
 
 
 def _wait_for(file: BinaryIO) -> None:

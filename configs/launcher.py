@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from configs.errors import UserError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-LAUNCHED = "LAUNCHED_MEMBER"  # in the environment of what --launch starts
+LAUNCHED = "LAUNCHED_MEMBER"  # in the environment of what --launch starts: the process that started it
 STOPPED = 75  # EX_TEMPFAIL: the exit code of a launched member that was stopped with work left, to be queued again
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 _WATCH_SECONDS = 1.0
@@ -77,7 +77,7 @@ def end_with_launcher() -> None:
     write beside those of the next run. Without a launcher nothing changes."""
     if not (os.environ.get("TORCHELASTIC_RUN_ID") or is_launched()):
         return
-    parent = os.getppid()
+    parent = int(os.environ.get(LAUNCHED) or os.getppid())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the kernel knew

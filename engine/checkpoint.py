@@ -6,6 +6,7 @@ because torch does not check what it reads: it is a zip file, whose readers igno
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,11 @@ def checkpoint_of(
     return content
 
 
-def save_best(content: dict[str, Any], folder: Path) -> None:
+def save_best(content: dict[str, Any], folder: Path, check: Callable[[], None] | None = None) -> None:
     """Write best.pt from `content`, that of last.pt after the same epoch, with the model used for prediction."""
     kept = {name: content[name] for name in ("config", "facts", "best", "validation", "validation_index")}
     model = content["model"] if content["average"] is None else content["average"]
-    save_checkpoint({**kept, "model": model}, folder / BEST)
+    save_checkpoint({**kept, "model": model}, folder / BEST, check)
 
 
 def run_facts(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
@@ -134,16 +135,20 @@ def mend_best(saved: dict[str, Any], folder: Path) -> None:
         save_best(saved, folder)
 
 
-def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+def save_checkpoint(content: dict[str, Any], path: Path, check: Callable[[], None] | None = None) -> None:
     """Write `content` (tensors, numbers, strings, lists, dicts) to `path`, replacing it once everything is on disk.
+
+    check: called before anything is written, and again just before the file is replaced; may raise.
 
     Raises UserError if it cannot be written; the previous file at `path` is then unchanged.
     """
+    if check is not None:
+        check()
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     data = buffer.getbuffer()
     try:
-        with written_whole(path, fsync=True) as file:
+        with written_whole(path, fsync=True, check=check) as file:
             file.write(data)
             file.write(_seal(data))
     except OSError as error:

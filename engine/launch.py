@@ -53,7 +53,7 @@ class Member:
         also says that SIGTERM came before the child listened.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, LAUNCHED: "1", **({} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+        environment = {**os.environ, LAUNCHED: str(os.getpid()), **({} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
         with self.log.open("ab", buffering=0) as log, _told_to_stop() as told:
             child = subprocess.Popen(
                 [sys.executable, str(ROOT / "train.py"), *self.words],

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -58,14 +59,19 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 class Records:
-    """config.yaml, metrics.jsonl, TensorBoard events, a live line on a terminal and plain lines in a log."""
+    """config.yaml, metrics.jsonl, TensorBoard events, a live line on a terminal and plain lines in a log.
 
-    def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+    check: called before a line is added to metrics.jsonl; may raise.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, facts: dict[str, Any], check: Callable[[], None] = lambda: None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"config": asdict(config), "facts": facts, "versions": versions()}
         with written_whole(folder / SETTINGS) as file:
             file.write(yaml.safe_dump(settings, sort_keys=False).encode())
-        self._metrics = folder / METRICS
+        self._metrics, self._check = folder / METRICS, check
         self._board = Writer(str(folder))
         self._console = plain_console()
         self._live = Progress(
@@ -142,6 +148,7 @@ class Records:
                 file.write(b"".join(kept))
 
     def _write(self, line: dict[str, Any]) -> None:
+        self._check()
         with self._metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

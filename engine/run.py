@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from configs.errors import UserError
-from configs.files import only_writer
+from configs.files import clear_folder, only_writer
 from configs.schema import TrainConfig
 from engine.checkpoint import (
     BEST,
@@ -39,6 +39,7 @@ from engine.state import RunState
 from engine.trainer import Trainer, build_trainer
 from engine.tune import chosen_way
 from engine.validate import OOF, validation_figures, write_oof
+from engine.writer import Writer
 from loaders.shards import ShardSet
 from models.backbones import SHORT_NAMES, timm_name
 from prep.manifest import read_manifest
@@ -48,7 +49,7 @@ _LOCK = "train.lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One member in training on this rank; only the first rank has records."""
+    """One member in training on this rank; only the first rank writes, and has records."""
 
     config: TrainConfig
     ranks: Ranks
@@ -60,6 +61,7 @@ class Run:
     stop: StopRequest
     saver: Saver
     records: Records | None
+    writer: Writer | None
 
     def epoch_progress(self) -> EpochProgress:
         """The progress of the epoch that the state is in."""
@@ -132,13 +134,14 @@ class Run:
 
         settled: called by the thread that writes, before it does: waits for what must be on disk first, and returns
         whether the state may be saved. A later call, or the end of the run, raises UserError if the weights are not
-        finite or a file cannot be written; the files that were there before are kept.
+        finite, a file cannot be written, or another process trains the member by now; the files that were there before
+        are kept.
         """
         loss_sum = self.ranks.sum(self.state.loss_sum)
         self.stop.saved()
-        if not self.ranks.first:
+        if self.writer is None:
             return
-        refusal = self._not_finite()
+        check, refusal = self.writer.check, self._not_finite()
 
         def write(content: Content) -> None:
             if not settled():
@@ -147,16 +150,21 @@ class Run:
                 raise refusal
             content["loss_sum"] = float(content["loss_sum"])
             # last.pt first: it records which epoch was the best, and best.pt can be rebuilt from it.
-            save_checkpoint(content, self.folder / LAST)
+            save_checkpoint(content, self.folder / LAST, check)
             if best:
-                save_best(content, self.folder)
+                save_best(content, self.folder, check)
 
         content = checkpoint_of(self.config, self.facts, self.state, loss_sum, self.trainer, predictions)
         self.saver.save(content, write)
 
     def write_results(self) -> None:
-        """Wait for the last save; then write oof.parquet, from last.pt and best.pt, if a fold is held out."""
+        """Wait for the last save; then write oof.parquet, from last.pt and best.pt, if a fold is held out.
+
+        Raises UserError if another process trains the member by now.
+        """
         self.saver.wait()
+        if self.writer is not None:
+            self.writer.check()
         if self.ranks.first and self.config.fold is not None:
             remark = write_oof(self.folder, self.data.samples.shards)
             if remark:
@@ -211,8 +219,7 @@ def only_trainer(folder: Path) -> Iterator[str | None]:
     Gives a warning for the user, or None, and raises UserError, as `only_writer` does.
     """
     with only_writer(folder / _LOCK) as warning:
-        for leftover in folder.glob("*.tmp"):
-            leftover.unlink()
+        clear_folder(folder, alone=warning is None)
         yield warning
 
 
@@ -235,10 +242,11 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
     with ExitStack() as resources:
         samples = resources.enter_context(open_samples(config, ranks))
         known_as = timm_name(config.backbone)  # an unknown name leaves no folder behind
-        remarks = []
+        remarks, writer = [], None
         if ranks.first:
             remarks = [resources.enter_context(only_trainer(folder))]
             _require_files(folder)
+            writer = Writer(folder)
         facts = run_facts(config, samples.shards.manifest)
         saved = ranks.from_first(lambda: saved_run(folder, config, facts))
         if saved and ranks.first:
@@ -269,12 +277,13 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             remarks.append(f"warning: continuing without the loader's settings that --autotune found: {error}")
             data = resources.enter_context(open_data(config, ranks, samples, config.loader, state))
         records = None
-        if ranks.first:
+        if writer is not None:
+            writer.check()
             if not state.begun:
                 for name in (LAST, BEST, OOF, CURVES):  # of an earlier run, when starting from scratch
                     (folder / name).unlink(missing_ok=True)
             speed = {**asdict(trainer.speed), "placement": data.loader.placement}
-            records = resources.enter_context(Records(folder, config, {**facts, **speed}))
+            records = resources.enter_context(Records(folder, config, {**facts, **speed}, writer.check))
             records.forget(state.epoch, state.step)
         run = Run(
             config=config,
@@ -287,6 +296,7 @@ def open_run(config: TrainConfig, ranks: Ranks) -> Iterator[Run]:
             stop=resources.enter_context(StopRequest(ranks, config.save_minutes)),
             saver=resources.enter_context(Saver(ranks.device)),
             records=records,
+            writer=writer,
         )
         for remark in filter(None, [*remarks, *trainer.remarks, *data.loader.remarks]):
             run.say(remark)

@@ -117,7 +117,7 @@ def test_a_launched_member_that_is_stopped_with_work_left_asks_to_be_queued_agai
     process = subprocess.run(
         [sys.executable, "train.py", *tiny(shard_folder, tmp_path, "--fold=0", "--epochs=501", "--patience=0")],
         cwd=ROOT,
-        env={**os.environ, LAUNCHED: "1"},
+        env={**os.environ, LAUNCHED: str(os.getpid())},
         capture_output=True,
         text=True,
         check=False,

@@ -65,11 +65,11 @@ def test_steps_go_on_while_the_state_of_an_earlier_one_is_written(
         if run.state.step == 5:
             gone_on.set()
 
-    def slow(content: dict[str, Any], path: Path) -> None:
+    def slow(content: dict[str, Any], path: Path, *check: Any) -> None:
         if content.get("step") == 3:
             waits.append(gone_on.wait(DEADLINE))
             save_checkpoint(content, tmp_path / "step3.pt")
-        save_checkpoint(content, path)
+        save_checkpoint(content, path, *check)
 
     at_each_step(monkeypatch, act)
     monkeypatch.setattr("engine.run.save_checkpoint", slow)
@@ -86,9 +86,9 @@ def test_the_lines_of_the_steps_before_are_written_before_the_checkpoint(
     """On a device so late that the training thread never finds a loss: only the thread that writes waits for it."""
     found = []
 
-    def counted(content: dict[str, Any], path: Path) -> None:
+    def counted(content: dict[str, Any], path: Path, *check: Any) -> None:
         found.append((content["step"], len(step_lines(path.parent))))
-        save_checkpoint(content, path)
+        save_checkpoint(content, path, *check)
 
     late = property(lambda _: threading.current_thread() is not threading.main_thread())
     monkeypatch.setattr("engine.progress.Reading.here", late)
@@ -105,11 +105,11 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_it(
     """The thread fails at step 4; the run ends with its message, and has released the folder."""
     folder, limit = tmp_path / "tiny" / "fold0", resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limited(content: dict[str, Any], path: Path) -> None:
+    def limited(content: dict[str, Any], path: Path, *check: Any) -> None:
         if content["step"] == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
         try:
-            save_checkpoint(content, path)
+            save_checkpoint(content, path, *check)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
@@ -155,13 +155,13 @@ def test_an_error_in_training_waits_for_the_file_under_way(
             failing.set()
             raise RuntimeError("an error in step 4")
 
-    def slow(content: dict[str, Any], path: Path) -> None:
+    def slow(content: dict[str, Any], path: Path, *check: Any) -> None:
         assert failing.wait(DEADLINE)
         time.sleep(0.2)
         with pytest.raises(UserError, match="another process"), only_writer(folder / "train.lock"):
             pass
         locked.append(content["step"])
-        save_checkpoint(content, path)
+        save_checkpoint(content, path, *check)
 
     at_each_step(monkeypatch, fail)
     monkeypatch.setattr("engine.run.save_checkpoint", slow)
@@ -281,7 +281,7 @@ def test_one_rank_saves_in_the_step_after_the_time_is_over(
 ) -> None:
     saved = []
 
-    def noted(content: dict[str, Any], _: Path) -> None:
+    def noted(content: dict[str, Any], *_: Any) -> None:
         saved.append(content["step"])
 
     monkeypatch.setattr("engine.run.save_checkpoint", noted)

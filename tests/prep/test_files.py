@@ -1,5 +1,7 @@
 import errno
+import fcntl
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from sets import within
 
-from configs.files import written_whole
+from configs.files import _this_host, clear_folder, written_whole
 from prep.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +106,30 @@ def test_only_leftovers_of_the_same_name_are_removed(tmp_path: Path) -> None:
     with written_whole(tmp_path / "file"):
         pass
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", *kept])
+
+
+def test_another_hosts_leftovers_are_removed_after_a_day(tmp_path: Path) -> None:
+    own, live, old = (tmp_path / f"file.{host}-1.0123abcd.tmp" for host in (_this_host(), "node-7", "node-8"))
+    for path, age in ((own, 60), (live, 23 * 3600), (old, 25 * 3600)):
+        path.write_bytes(b"mine")
+        aged(path, age)
+    with written_whole(tmp_path / "file"):
+        (mine,) = set(tmp_path.glob("*.tmp")) - {live}
+        assert re.fullmatch(rf"file\.{_this_host()}-{os.getpid()}\.[0-9a-f]{{8}}\.tmp", mine.name)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", live]
+
+
+def test_a_folder_is_cleared_of_this_hosts_leftovers_and_of_no_live_file_of_another(tmp_path: Path) -> None:
+    now, live, old = (tmp_path / f"last.pt.{host}-1.0123abcd.tmp" for host in (_this_host(), "node-7", "node-8"))
+    for path in (now, live, old):
+        path.write_bytes(b"mine")
+    aged(old, 25 * 3600)
+    with now.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        clear_folder(tmp_path, alone=False)
+        assert sorted(tmp_path.iterdir()) == sorted([now, live])
+    clear_folder(tmp_path, alone=True)
+    assert list(tmp_path.iterdir()) == [live]
 
 
 def test_a_private_file_is_its_owners_from_the_start(tmp_path: Path) -> None:
