@@ -69,7 +69,6 @@ def _require_answer(address: str) -> None:
 def _drive(members: list[Member], launch: LaunchConfig, said: str) -> None:
     """Ray's driver, with its stderr in the file `said`: exits with _REFUSED before the first task, if at all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the launcher passes it on, once
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
     import ray
 
@@ -89,6 +88,7 @@ def _drive(members: list[Member], launch: LaunchConfig, said: str) -> None:
     task = ray.remote(
         num_cpus=need["CPU"], num_gpus=need["GPU"], max_retries=STARTS - 1, retry_exceptions=[Interrupted]
     )(_train_member)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
     tasks = {task.remote(member): member for member in members}
     waiting = list(tasks)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import epoch_lines
+from commands import all_lines
 from engines import Environment, asked, free_port, plain, ray_nodes, slurm, start_train, train, wait_until
 
 BACKBONES = ("tiny", "test_resnet.r160_in1k")
@@ -16,7 +16,7 @@ SMALL = ("--launch.cpus", "1", "--launch.gpus", "0")
 
 
 def grid(shards: Path, out: Path, *more: str) -> list[str]:
-    recipe = ("--epochs", "2", "--patience", "0", "--batch-size", "32", "--weights", "none", "--loader.threads", "1")
+    recipe = ("--epochs=2", "--patience=0", "--batch-size=16", "--log-every=1", "--weights=none", "--loader.threads=1")
     return ["--shards", str(shards), "--out", str(out), "--fold", "0", "1", *recipe, *more]
 
 
@@ -55,8 +55,8 @@ def one_line(said: str) -> str:
 
 
 def trainer_of(folder: Path) -> int:
-    """The process that trains the member in `folder`, once it has done an epoch."""
-    wait_until(lambda: (folder / "metrics.jsonl").is_file() and epoch_lines(folder), f"{folder} has an epoch")
+    """The process that trains the member in `folder`, once it has done a step."""
+    wait_until(lambda: (folder / "metrics.jsonl").is_file() and all_lines(folder), f"{folder} has a step")
     found = re.match(r"pid (\d+)", (folder / "train.lock").read_text())
     assert found
     return int(found[1])
