@@ -124,5 +124,5 @@ def _outcome(ray: Any, ended: Any, member: Member) -> str:
     """How a task ended, in words."""
     try:
         return f"exit code {code}: {last_line(member.log)}" if (code := ray.get(ended)) else "done"
-    except Exception as error:  # Ray's own, of a lost node or process
-        return f"lost: {str(error).strip().splitlines()[-1:] or type(error).__name__}"
+    except Exception as error:  # Ray's own, of a lost node or process, or of a member that was stopped too often
+        return f"lost: {(str(error).strip() or type(error).__name__).splitlines()[-1]}"
