@@ -62,6 +62,11 @@ def trainer_of(folder: Path) -> int:
     return int(found[1])
 
 
+def parent_of(pid: int) -> int:
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid:"))
+    return int(line.split()[1])
+
+
 def test_slurm_refuses_an_unknown_partition_in_one_line(
     slurm_cluster: Environment, synthetic_shards: Path, tmp_path: Path
 ) -> None:
@@ -127,17 +132,23 @@ def test_slurm_queues_a_member_again_alone_that_was_sent_sigterm(
 
 
 @pytest.mark.long
-def test_ray_starts_a_member_again_alone_that_was_sent_sigterm_or_killed(
+def test_ray_starts_members_again_one_that_was_sent_sigterm_and_one_whose_worker_was_killed(
     ray_cluster: tuple[str, Environment], sequential: Path, synthetic_shards: Path, tmp_path: Path
 ) -> None:
     address, environment = ray_cluster
     launch = ("--launch", "ray", "--launch.address", address, *SMALL)
     with start_train(environment, *grid(synthetic_shards, tmp_path, "--backbone", "tiny", *launch)) as launcher:
-        os.kill(trainer_of(tmp_path / "tiny" / "fold1"), signal.SIGTERM)
+        stopped, killed = (trainer_of(tmp_path / "tiny" / fold) for fold in ("fold1", "fold0"))
+        os.kill(stopped, signal.SIGTERM)
+        os.kill(parent_of(killed), signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{killed}").exists(), "it ends with Ray's worker")
         said, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 0, said
-    logs = [(tmp_path / "tiny" / name / "train.log").read_text() for name in ("fold0", "fold1")]
-    assert ["stopped by SIGTERM" in log for log in logs] == ["continuing after" in log for log in logs] == [False, True]
+    log = (tmp_path / "tiny" / "fold1" / "train.log").read_text()
+    assert "stopped by SIGTERM" in log
+    assert "continuing after" in log
+    assert "stopped" not in (tmp_path / "tiny" / "fold0" / "train.log").read_text(), "alone"
+    assert f"pid {killed} " not in (tmp_path / "tiny" / "fold0" / "train.writer").read_text(), "started again"
     assert_same_predictions(sequential, tmp_path, MEMBERS[:2])
 
 
