@@ -67,7 +67,7 @@ class Fed:
         self.stored = images_of(shards)
 
     def inputs(self) -> Iterator[tuple[Request, Any]]:
-        for request in eval_requests(ROWS, Partition(samples=len(ROWS), batch_size=BATCH)):
+        for request in eval_requests(ROWS, Partition(samples=len(ROWS), batch_size=BATCH), self.shards.size):
             if self.kind == "jpegs":
                 jpegs = self.shards.jpegs(request.index)
                 yield request, [self.slots.filled(np.frombuffer(jpeg, np.uint8)) for jpeg in jpegs]
