@@ -222,9 +222,12 @@ def test_dalis_whole_graph_makes_the_host_paths_images(shards: ShardSet, border:
         requests = train_requests(
             rows, partition, augment, seed=2, size=64, epochs=range(2), progressive=first_epoch(size)
         )
-        with closing(
-            GpuDaliRenderer(source, 12, decode="cpu", threads=2, prefetch=2, device=CPU, hw_decoder_load=0.0)
-        ) as renderer:
+        with (
+            closing(Reader(source, threads=2, ahead=2)) as reader,
+            closing(
+                GpuDaliRenderer(source, reader, 12, decode="cpu", threads=2, prefetch=2, device=CPU, hw_decoder_load=0)
+            ) as renderer,
+        ):
             found = [images.clone() for _, images in renderer.render(requests)]
         for ours, host_image in zip(found, expected, strict=True):
             assert ours.shape == host_image.shape
