@@ -4,12 +4,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from conftest import picture
 from streams import (
     BATCH,
     CPU,
@@ -29,12 +31,15 @@ from loaders.augment import draw_params
 from loaders.batch import TENSORS
 from loaders.cache import PixelCache, gathered
 from loaders.damage import Damage
+from loaders.decode import changes, finish, load
 from loaders.loader import Loader
 from loaders.order import Partition
 from loaders.render_cache import CacheRenderer, augmented, compiled, packed
 from loaders.request import Request
 from loaders.shards import ShardSet
 from loaders.source import Source
+
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,29 @@ def arguments(size: int = 64, samples: int = 6, holes: int = 8) -> tuple[torch.T
     return pixels, torch.arange(samples).flip(0), torch.from_numpy(packed(drawn, size))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("border", "size", "compiling"),
+    [
+        *product(get_args(Border), (64, 160, 256), (False,)),
+        *(pytest.param(border, 256, True, marks=NEEDS_COMPILER) for border in get_args(Border)),
+    ],
+)
+def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int, compiling: bool) -> None:
+    pixels = np.stack([picture(number, size, size) for number in range(8)])
+    params = draw_params(AugmentConfig(shift=0.2), seed=1, epoch=0, index=np.arange(8), size=size)
+    expected = np.empty_like(pixels)
+    for number, change in enumerate(changes(params, range(8), size, border)):
+        load(pixels[number], change, expected[number])
+        finish(change, expected[number])
+    kernel = compiled() if compiling else augmented
+    found = kernel(torch.from_numpy(pixels), torch.arange(8), torch.from_numpy(packed(params, size)), border)
+    difference = np.abs(found.numpy().astype(int) - expected)  # OpenCV interpolates in steps of 1/32 pixel
+    assert difference.max() <= 4
+    assert difference.mean() < 0.1
+    assert np.abs(pixels.astype(int) - expected).mean() > 10
+
+
+@NEEDS_COMPILER
 @pytest.mark.parametrize("border", get_args(Border))
 def test_inductor_makes_one_kernel_of_it_with_the_same_bytes(border: Border) -> None:
     import torch._inductor.metrics as metrics
@@ -140,7 +167,7 @@ def test_inductor_makes_one_kernel_of_it_with_the_same_bytes(border: Border) -> 
     assert torch.equal(found, augmented(*given, border))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@NEEDS_COMPILER
 def test_a_stream_is_compiled_once_and_gives_the_same_bytes(shards: ShardSet) -> None:
     from torch._dynamo.utils import counters
 
