@@ -19,17 +19,18 @@ from prep.finish import DUPLICATES, OVERVIEW, REJECTED, SUMMARY, write_set
 from prep.killers import stage_all
 from prep.manifest import MANIFEST, SAMPLES, read_manifest
 from prep.metadata import meta_vectors
-from prep.pack import ShardTask, pack_shard
+from prep.pack import ShardTask, close_chunks, pack_shard
 from prep.plan import Plan, make_plan
 from prep.pool import Workers, with_progress
 from prep.privacy import without_ids
 from prep.rows import inputs_digest, read_rows
-from prep.stage import CHUNK, RECORD, Encoding, StageTask, chunk_stem, read_records
+from prep.stage import RECORD, Encoding, StageTask, chunk_size, chunk_stem, read_reasons, read_records
 from prep.tables import read_duplicate_pairs
 
 _FACTS = ["key", "source", "subsource", "split", "fold", "target", "diagnosis", "group", "patient", "lesion"]
 _FACTS += ["sex", "age", "site", "n_images", "file_bytes", "width", "height"]
 _STAGED = ("chunk", "staged_offset", "length", "crc32")
+_RECORDED = ("offset", "length", "crc32", "width", "height", "copied", "hash", "flat")
 _STAGE = "stage"
 _CANNOT_BE_USED = "cannot be used: "  # what `left_out` says before the reason for which an image was rejected
 _OURS = (_STAGE, "*.tar", "*.idx", "*.done.json", "*.tmp", MANIFEST, SAMPLES, REJECTED, DUPLICATES, OVERVIEW, SUMMARY)
@@ -68,7 +69,10 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
     if not config.keep_ids:
         plan = replace(plan, rows=without_ids(plan.rows))
     packing = workers.in_order(pack_shard, shard_tasks(plan, partial, stage))
-    shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
+    try:
+        shards = list(with_progress(packing, "packing", plan.kept, lambda shard: len(shard.offsets)))
+    finally:
+        close_chunks()
     write_set(plan, shards, partial, inputs)
 
 
@@ -78,26 +82,32 @@ def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: 
     Returns the rows with what was found (see stage.RECORD), and left_out where an image cannot be used.
     """
     files = np.flatnonzero(rows["left_out"].isna())
-    stage_all(list(_stage_tasks(rows.iloc[files], config, folder)), folder, workers)
-    records = np.concatenate([read_records(chunk_stem(folder, number)) for number in range(-(-len(files) // CHUNK))])
-    assert len(records) == len(files)
-    rows = rows.assign(chunk=-1)
-    rows.loc[files, "chunk"] = np.arange(len(files)) // CHUNK
-    for name in ("offset", "length", "crc32", "width", "height", "copied", "hash", "flat"):
-        column = np.zeros(len(rows), dtype=RECORD[name])
-        column[files] = records[name]
-        rows["staged_offset" if name == "offset" else name] = column
-    good = records["reason"] == ""
-    rows["sha256"] = pd.Series(records["sha256"][good].astype(str), index=files[good], dtype="str")
-    rows.loc[files[~good], "left_out"] = [_CANNOT_BE_USED + reason for reason in records["reason"][~good]]
+    stage_all(list(stage_tasks(rows.iloc[files], config, folder)), folder, workers)
+    columns = {name: np.zeros(len(rows), dtype=RECORD[name]) for name in _RECORDED}
+    columns["chunk"] = np.full(len(rows), -1)
+    hashes, bad, reasons = [], [], []
+    size = chunk_size(len(files))
+    for number, start in enumerate(range(0, len(files), size)):
+        records, part = read_records(stem := chunk_stem(folder, number)), files[start : start + size]
+        assert len(records) == len(part)
+        for name in _RECORDED:
+            columns[name][part] = records[name]
+        columns["chunk"][part] = number
+        hashes.append(pa.array(records["sha256"].astype(str), mask=records["bad"]))
+        if records["bad"].any():
+            bad += part[records["bad"]].tolist()
+            reasons += [_CANNOT_BE_USED + reason for reason in read_reasons(stem)]
+    rows = rows.assign(staged_offset=columns.pop("offset"), **columns)
+    rows["sha256"] = pd.Series(pa.chunked_array(hashes).combine_chunks(), index=files, dtype="str")
+    rows.loc[bad, "left_out"] = reasons
     return rows
 
 
-def _stage_tasks(files: pd.DataFrame, config: PrepConfig, folder: Path) -> Iterator[StageTask]:
+def stage_tasks(files: pd.DataFrame, config: PrepConfig, folder: Path) -> Iterator[StageTask]:
     """Chunks of the rows that have an image, in the order of the tables."""
-    encoding = Encoding.of(config)
-    for number, start in enumerate(range(0, len(files), CHUNK)):
-        part = files.iloc[start : start + CHUNK]
+    encoding, size = Encoding.of(config), chunk_size(len(files))
+    for number, start in enumerate(range(0, len(files), size)):
+        part = files.iloc[start : start + size]
         described = tuple(zip(part["path"], part["file_bytes"], part["changed_ns"], strict=True))
         yield StageTask(
             stem=chunk_stem(folder, number), encoding=encoding, files=described, max_pixels=config.max_pixels

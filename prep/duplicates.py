@@ -1,8 +1,8 @@
 """Duplicates: which images show the same picture, which copy is kept, and which rows must share a fold for it."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from configs.prep import DuplicatePolicy
+from prep.files import OpenFiles
 from prep.fingerprint import NO_PAIRS, Pairs, find_pairs
 from prep.images import THUMB, Pixels
-from prep.stage import chunk_stem, read_thumbs
+from prep.stage import chunk_stem
 
 DUPLICATE = "duplicate"
 VIEW = "view of one lesion"
 _KEPT = {"drop": "kept: labels disagree", "group": "kept in one fold", "keep": "kept, folds ignore it"}
+_PIXELS = THUMB * THUMB
 Rows = npt.NDArray[np.int64]
 
 
@@ -35,19 +37,22 @@ def find_duplicates(rows: pd.DataFrame, official: pd.DataFrame, stage: Path | No
     first = np.ones(len(rows), dtype=bool)
     first[same[:, 1]] = False
     shown = np.flatnonzero(rows["sha256"].notna() & ~rows["flat"] & first)
-    thumbs = _staged_thumbs(rows, stage)
-    alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
+    with closing(OpenFiles()) as files:
+        thumbs = _staged_thumbs(rows, stage, files)
+        alike = find_pairs(rows["hash"].to_numpy(np.uint64)[shown], lambda numbers: thumbs(shown[numbers]))
     return list_pairs(rows, official, same, replace(alike, rows=shown[alike.rows]))
 
 
-def _staged_thumbs(rows: pd.DataFrame, stage: Path) -> Callable[[Rows], Pixels]:
+def _staged_thumbs(rows: pd.DataFrame, stage: Path, files: OpenFiles) -> Callable[[Rows], Pixels]:
     """A function from row numbers, int64 [n], to the thumbnails of these rows, uint8 [n, 32, 32]."""
     chunk, place = rows["chunk"].to_numpy(), rows.groupby("chunk").cumcount().to_numpy()
-    thumbs_of = lru_cache(maxsize=16)(lambda number: read_thumbs(chunk_stem(stage, number)))
+
+    def thumb(row: int) -> bytes:
+        return files.read(f"{chunk_stem(stage, chunk[row])}.thumbs", int(place[row]) * _PIXELS, _PIXELS)
 
     def thumbs(numbers: Rows) -> Pixels:
-        pictures = [thumbs_of(chunk[row])[place[row]] for row in numbers]
-        return np.array(pictures, dtype=np.uint8).reshape(-1, THUMB, THUMB)
+        pixels = b"".join(thumb(row) for row in numbers)
+        return np.frombuffer(pixels, dtype=np.uint8).reshape(-1, THUMB, THUMB)
 
     return thumbs
 
@@ -88,42 +93,60 @@ def decide(rows: pd.DataFrame, pairs: pd.DataFrame, policy: DuplicatePolicy) -> 
     A cluster is a connected set of usable duplicate training rows, named after its smallest key. Under `drop`, if all
     labels of a cluster agree, a row is dropped where a kept one shows the same picture; others are never dropped.
     """
-    columns = ("cluster", "decision", "copy_of")
-    verdict = pd.DataFrame({name: pd.Series(np.nan, rows.index, dtype="str") for name in columns})
     usable = ((rows["split"] == "train") & rows["left_out"].isna()).to_numpy()
     edges = links(rows, pairs)
     edges = edges[usable[edges].all(axis=1)]
     _, component = connected_components(_graph(edges, len(rows)), directed=False)
-    linked = {(int(a), int(b)) for a, b in (*edges, *edges[:, ::-1])}
     members = np.unique(edges)
-    for _, numbers in pd.Series(members).groupby(component[members]):
-        cluster = rows.iloc[numbers]
-        verdict.loc[cluster.index, "cluster"] = cluster["key"].min()
-        if policy == "drop" and cluster["target"].nunique() == 1:
-            _drop(cluster.assign(number=numbers.to_numpy()), linked, verdict)
-        else:
-            verdict.loc[cluster.index, "decision"] = _KEPT[policy]
-    return verdict
+    inside = rows.iloc[members].assign(component=component[members])
+    clusters = inside.groupby("component")
+    verdict = pd.DataFrame({"cluster": _first_names(inside["key"], component[members])}, dtype="str")
+    verdict["decision"], verdict["copy_of"] = _KEPT[policy], pd.Series(np.nan, inside.index, dtype="str")
+    agree = (clusters["target"].transform("nunique") == 1).to_numpy()
+    if policy == "drop" and agree.any():
+        kept_one = _kept_ones(inside, edges, members)
+        dropped = kept_one >= 0
+        verdict.loc[agree, "decision"] = np.where(dropped, "dropped", "kept: the best copy")[agree]
+        verdict.loc[agree & dropped, "copy_of"] = inside["key"].to_numpy()[kept_one[agree & dropped]]
+    return verdict.reindex(rows.index)
 
 
-def _drop(cluster: pd.DataFrame, linked: set[tuple[int, int]], verdict: pd.DataFrame) -> None:
-    """Go through a cluster from the best row on, and record each in `verdict`: kept, or a copy of a kept one.
+def _kept_ones(inside: pd.DataFrame, edges: Rows, members: Rows) -> Rows:
+    """For each of the `members` (row numbers, int64 [N], sorted; `inside` are these rows) the place among them of the
+    best kept one that shows its picture, int64 [N], or -1 where it is itself kept.
 
-    Views of one 2019 lesion come first, so that a copy of both does not displace them; then the challenge's images;
-    then the larger original.
+    The best come first: views of one 2019 lesion, so that a copy of both does not displace them; then the challenge's
+    images; then the larger original. `edges` are the pairs, row numbers [P, 2]; files of equal bytes are pairs too.
     """
-    views = cluster["lesion"].where(cluster["source"] == 2019).duplicated(keep=False) & cluster["lesion"].notna()
-    order = cluster.assign(
-        other=~views, outside=cluster["source"] == 0, area=cluster["width"].astype(np.int64) * cluster["height"]
+    lesion = inside["lesion"].where(inside["source"] == 2019)
+    views = pd.DataFrame({"component": inside["component"], "lesion": lesion}).duplicated(keep=False)
+    views &= inside["lesion"].notna()
+    order = pd.DataFrame(
+        {
+            "other": ~views,
+            "outside": inside["source"] == 0,
+            "area": inside["width"].astype(np.int64) * inside["height"],
+            "file_bytes": inside["file_bytes"],
+            "key": inside["key"],
+            "place": np.arange(len(inside)),
+        }
     ).sort_values(["other", "outside", "area", "file_bytes", "key"], ascending=[True, True, False, False, True])
-    kept: list[Any] = []
-    for row in order.itertuples():
-        shown = (one.key for one in kept if row.sha256 == one.sha256 or (row.number, one.number) in linked)
-        of = next(shown, None)
-        if of is None:
-            kept.append(row)
-        decision = "kept: the best copy" if of is None else "dropped"
-        verdict.loc[row.Index, ["decision", "copy_of"]] = (decision, of)
+    place = order["place"].to_numpy()
+    rank = np.argsort(place)
+    ends = np.unique(np.sort(rank[np.searchsorted(members, edges)], axis=1)[:, ::-1], axis=0)  # the later one first
+    better, bounds = ends[:, 1].tolist(), np.searchsorted(ends[:, 0], np.arange(len(place) + 1)).tolist()
+    files = inside.groupby(["component", "sha256"], dropna=True).ngroup().to_numpy()[place].tolist()  # -1: unknown
+    of, kept_file = [-1] * len(place), dict[int, int]()
+    for one, file in enumerate(files):
+        shown = [other for other in better[bounds[one] : bounds[one + 1]] if of[other] < 0]
+        if file in kept_file:
+            shown.append(kept_file[file])
+        if shown:
+            of[one] = min(shown)
+        elif file >= 0:
+            kept_file[file] = one
+    found = np.array(of)
+    return np.where(found < 0, -1, place[found])[rank]
 
 
 def links(rows: pd.DataFrame, pairs: pd.DataFrame) -> Rows:
@@ -146,9 +169,14 @@ def group_names(rows: pd.DataFrame, links: Rows) -> pd.Series:
         edges.append(np.stack([known, nodes + place], axis=1))
         nodes += len(names)
     _, component = connected_components(_graph(np.concatenate(edges), nodes), directed=False)
-    own = rows["patient"].fillna(rows["lesion"]).fillna(rows["key"])
-    first = own.groupby(component[: len(rows)]).transform("min")
-    return pd.Series(first.to_numpy(), index=rows.index, dtype="str")
+    return _first_names(rows["patient"].fillna(rows["lesion"]).fillna(rows["key"]), component[: len(rows)])
+
+
+def _first_names(names: pd.Series, component: npt.NDArray[np.integer[Any]]) -> pd.Series:
+    """The first, in sorting order, of the names of each one's component (str, aligned with `names`)."""
+    place, known = pd.factorize(names, sort=True)
+    first = pd.Series(place).groupby(component).transform("min")
+    return pd.Series(known.take(first.to_numpy()), index=names.index, dtype="str")
 
 
 def _graph(edges: Rows, nodes: int) -> coo_array:

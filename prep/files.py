@@ -21,6 +21,42 @@ def read_bytes(path: str | Path, offset: int = 0, length: int = -1) -> bytes:
         return file.read(length)
 
 
+class OpenFiles:
+    """Parts of many files, of which the `most` read last stay open: an open of each part counts on a network."""
+
+    def __init__(self, most: int = 512) -> None:
+        self._most = most
+        self._open: dict[str, int] = {}  # descriptors, the one used last at the end
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """`length` bytes of a file from `offset` on."""
+        try:
+            return self._read(path, offset, length)
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # on a network, the file that was open has been replaced
+                raise
+            self._close(path)
+            return self._read(path, offset, length)
+
+    def close(self) -> None:
+        """Close all of them."""
+        for path in list(self._open):
+            self._close(path)
+
+    def _read(self, path: str, offset: int, length: int) -> bytes:
+        descriptor = self._open.pop(path, None)
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            if len(self._open) == self._most:
+                self._close(next(iter(self._open)))
+        self._open[path] = descriptor
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+
+    def _close(self, path: str) -> None:
+        os.close(self._open.pop(path))
+
+
 def open_regular(path: str | Path) -> int:
     """A descriptor to read a file with. Raises OSError, at once, for what is no file: a pipe would be waited for, and a
     device may never end."""

@@ -100,11 +100,18 @@ def _verified(pairs: Rows, thumbs: Callable[[Rows], Pixels]) -> tuple[Rows, Vect
     rows, place = np.unique(pairs, return_inverse=True)
     left, right = place.reshape(-1, 2).T
     pictures = thumbs(rows)
-    whole, fine = _unit(pictures), _unit(_fine_structure(pictures))
-    correlation = np.einsum("ij,ij->i", whole[left], whole[right])
-    detail = np.einsum("ij,ij->i", fine[left], fine[right])
-    same = (correlation >= CORRELATION) & (detail >= DETAIL)
+    correlation = _products(_unit(pictures), left, right)
+    same = correlation >= CORRELATION
+    pairs, correlation, left, right = pairs[same], correlation[same], left[same], right[same]
+    ends = np.unique(np.concatenate([left, right]))  # of the others the fine structure is not needed
+    fine = _unit(_fine_structure(pictures[ends])) if len(ends) else np.empty((0, THUMB * THUMB), dtype=np.float32)
+    detail = _products(fine, np.searchsorted(ends, left), np.searchsorted(ends, right))
+    same = detail >= DETAIL
     return pairs[same], correlation[same], detail[same]
+
+
+def _products(vectors: Vectors, left: Rows, right: Rows) -> Vectors:
+    return np.asarray(np.einsum("ij,ij->i", vectors[left], vectors[right]))
 
 
 def _fine_structure(pictures: Pixels) -> Vectors:

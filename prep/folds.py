@@ -12,6 +12,7 @@ from configs.prep import MOST_FOLDS, FoldScheme, PrepConfig
 from prep import duplicates
 from prep.columns import FOLD, KEY
 from prep.csvfile import read_csv, whole_numbers
+from prep.stratified import stratified_group_folds
 from prep.tables import OUTSIDE, UNNAMED
 
 _ARCHIVES = ("BCN", "HAM", "MSK")
@@ -38,9 +39,6 @@ def assign_folds(
     Strata are the sub-source (their melanoma rates differ) times the target. Training rows without an image take part
     too, so that the folds depend on the tables alone. The scheme `random` ignores the groups: its folds leak.
     """
-    # Imported here: prep/verify.py, which assigns no folds, starts a second earlier without it.
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     fold = np.full(len(table), -1, dtype=np.int8)
     train = np.flatnonzero((table["split"] == "train").to_numpy())
     rows = table.iloc[train]
@@ -49,14 +47,18 @@ def assign_folds(
     strata = subsource(rows) + "/" + rows["target"].astype(str)
     if strata.value_counts().max() < folds:
         raise UserError(f"folds={folds}, but no source has so many rows of one class: give more images or fewer folds")
-    grouped = scheme == "grouped"
-    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     # Integer codes in the order of the names: the same folds at a tenth of the memory.
     classes, members = pd.factorize(strata, sort=True)[0], pd.factorize(groups.iloc[train], sort=True)[0]
+    if scheme == "grouped":
+        fold[train] = stratified_group_folds(classes, members, folds=folds, seed=seed)
+        return fold
+    from sklearn.model_selection import StratifiedKFold  # here: it takes a second, and the other scheme needs none
+
     with warnings.catch_warnings():
         # A stratum with fewer rows than folds cannot be in each of them; training reports it where it matters.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for number, (_, held_out) in enumerate(splitter.split(train, classes, members if grouped else None)):
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        for number, (_, held_out) in enumerate(splitter.split(train, classes)):
             fold[train[held_out]] = number
     return fold
 

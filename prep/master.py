@@ -30,7 +30,10 @@ def write_master(config: MergeConfig) -> str:
     official = read_duplicate_pairs(prep.isic2020)
     if config.look:
         stage = out.with_name(out.name + ".partial")  # what an interrupted run left there is used, then removed
-        with only_builder(stage, ["*.jpgs", "*.npz", "*.tmp"]), Workers(prep.workers) as workers:
+        with (
+            only_builder(stage, ["*.jpgs", "*.thumbs", "*.npz", "*.now", "*.killers", "*.tmp"]),
+            Workers(prep.workers) as workers,
+        ):
             rows = stage_images(rows, prep, stage, workers)
             pairs = find_duplicates(rows, official, stage)
             shutil.rmtree(stage)

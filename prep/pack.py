@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from configs.errors import UserError
 from configs.files import written_whole
-from prep.files import file_sha256, read_bytes
+from prep.files import OpenFiles, file_sha256
 from prep.stage import chunk_stem
 
 _BLOCK = tarfile.BLOCKSIZE
 _EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 # Of an empty header without its size; the checksum itself counts as blanks.
 _SUM = sum(_EMPTY[:124]) + sum(_EMPTY[135:148]) + 8 * ord(" ") + sum(_EMPTY[156:])
+_chunks = OpenFiles()  # of this process, for all shards that it packs: each takes a few samples from every chunk
 PACKER = 2
 """Version of the bytes this module writes: raise it with every change of them, so that old shards are not kept."""
 
@@ -90,6 +91,11 @@ def pack_shard(task: ShardTask) -> PackedShard:
     return shard
 
 
+def close_chunks() -> None:
+    """Close the chunks that this process has read from; where a set is built again, their names are of other files."""
+    _chunks.close()
+
+
 def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each sample's key and its files, by their endings."""
     array = io.BytesIO()
@@ -98,7 +104,7 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
     names, columns = list(task.facts), zip(*task.facts.values(), strict=True)
     for values, vector, (chunk, offset, length, crc32) in zip(columns, task.meta, task.places, strict=True):
         facts = dict(zip(names, values, strict=True))
-        jpeg = read_bytes(f"{chunk_stem(task.stage, chunk)}.jpgs", offset, length)
+        jpeg = _chunks.read(f"{chunk_stem(task.stage, chunk)}.jpgs", offset, length)
         if zlib.crc32(jpeg) != crc32:
             key = facts["key"]
             raise UserError(f"{task.stage}: chunk {chunk} is damaged at {key}: remove the folder and run again")

@@ -1,7 +1,8 @@
 """The first pass: each image file read, decoded and encoded once, a chunk of them as a pure function of a small task.
 
 What a shard holds depends on duplicates, and these on every image. So the encoded JPEGs are kept in chunks (STEM.jpgs,
-concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them.
+concatenated) until `prep/pack.py` sorts them into shards; STEM.npz describes them, and STEM.thumbs has their
+thumbnails.
 """
 
 import hashlib
@@ -25,8 +26,8 @@ from prep.images import MAX_PIXELS, THUMB, BadImageError, StoredImage, store_ima
 
 STAGER = 1
 """Version of what this module makes of an image file: raise it with every change of the bytes."""
-CHUNK = 128
-"""Images of a chunk."""
+CHUNK, MOST_CHUNKS = 128, 512
+"""Images of a chunk, or more where these make more chunks, each of which stays open while shards are packed."""
 
 _BYTES_A_PIXEL, _METADATA = 8, 2**26  # what an image file may take at most: four channels of 16 bits, and 64 MiB
 _KILLED = "the process that read it was killed, most likely because memory ran out"
@@ -42,9 +43,10 @@ RECORD = np.dtype(
         ("hash", "u8"),  # perceptual
         ("flat", "?"),  # too flat to be recognised
         ("sha256", "S64"),  # of the file as found
-        ("reason", "U200"),  # why it cannot be used; empty where it can
+        ("bad", "?"),  # it cannot be used: `read_reasons` says why
     ]
 )
+_MOST_LETTERS = 200  # of a reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,8 @@ class Encoding:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTask:
-    """A chunk to make: `stem`.jpgs and `stem`.npz from `files` (path, bytes, time of the last change in ns), none of
-    more than `max_pixels`."""
+    """A chunk to make: `stem`.jpgs, .thumbs and .npz from `files` (path, bytes, time of the last change in ns), none
+    of more than `max_pixels`."""
 
     stem: str
     encoding: Encoding
@@ -107,7 +109,7 @@ def stage_chunk(task: StageTask) -> int:
     digest = task.digest()
     if _is_made(task, digest):
         return len(task.files)
-    records = np.zeros(len(task.files), dtype=RECORD)
+    records, reasons = np.zeros(len(task.files), dtype=RECORD), []
     thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
     offset = 0
     killers = read_killers(task.stem)
@@ -121,18 +123,26 @@ def stage_chunk(task: StageTask) -> int:
                     raise BadImageError(_KILLED)
                 data, image = read_image(path, task.encoding, task.max_pixels)
             except BadImageError as error:
-                records["reason"][number] = str(error)
+                records["bad"][number] = True
+                reasons.append(str(error)[:_MOST_LETTERS])
                 continue
             out.write(image.jpeg)
             thumbs[number] = image.thumb
             stored = (offset, len(image.jpeg), zlib.crc32(image.jpeg), image.width, image.height, image.copied)
-            records[number] = (*stored, 0, False, hashlib.sha256(data).hexdigest(), "")
+            records[number] = (*stored, 0, False, hashlib.sha256(data).hexdigest(), False)
             offset += len(image.jpeg)
-    now.unlink()
+    now.unlink(missing_ok=True)  # where a task was given out twice, the other may have ended
     records["hash"], records["flat"] = perceptual_hashes(thumbs), are_flat(thumbs)
+    with written_whole(Path(f"{task.stem}.thumbs")) as out:
+        out.write(thumbs.tobytes())
     with written_whole(Path(f"{task.stem}.npz")) as out:
-        np.savez(out, digest=np.array(digest), records=records, thumbs=thumbs)
+        np.savez(out, digest=np.array(digest), records=records, reasons=np.array(reasons, dtype="U"))
     return len(task.files)
+
+
+def chunk_size(images: int) -> int:
+    """The number of images of a chunk, of `images` in all."""
+    return max(CHUNK, -(-images // MOST_CHUNKS))
 
 
 def chunk_stem(folder: str | Path, number: int) -> str:
@@ -151,9 +161,9 @@ def read_records(stem: str) -> np.ndarray:
     return _read(stem, "records")
 
 
-def read_thumbs(stem: str) -> np.ndarray:
-    """The thumbnails of a finished chunk, uint8 [N, 32, 32]."""
-    return _read(stem, "thumbs")
+def read_reasons(stem: str) -> list[str]:
+    """Why each bad image of a finished chunk cannot be used."""
+    return [str(reason) for reason in _read(stem, "reasons")]
 
 
 def _read(stem: str, name: str) -> np.ndarray:
@@ -167,11 +177,9 @@ def _is_made(task: StageTask, digest: str) -> bool:
     repaired without a new size or time."""
     try:
         records = read_records(task.stem)
-        size = Path(f"{task.stem}.jpgs").stat().st_size
-        return (
-            str(_read(task.stem, "digest")) == digest
-            and not records["reason"].any()
-            and size == records["length"].sum()
-        )
+        sizes = [Path(f"{task.stem}.{ending}").stat().st_size for ending in ("jpgs", "thumbs")]
+        same = str(_read(task.stem, "digest")) == digest and records.dtype == RECORD  # else of an older version
+        wanted = [records["length"].sum(), len(records) * THUMB * THUMB]
+        return same and not records["bad"].any() and sizes == wanted
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut short by a power cut
         return False
