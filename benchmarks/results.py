@@ -45,6 +45,7 @@ _OTHERS = {
     "demo": "The demo",
     "prep": "Prep beside a bare loop",
     "opening": "A large index, opened",
+    "planning": "Prep on a million rows",
     "inference": "Inference beside its bare forward passes",
     "host": "What training costs the host",
     "recipe": "Our augmentation beside the reference recipe's",
