@@ -1,6 +1,6 @@
 """Every setting of the prep commands: frozen dataclasses, checked at construction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.errors import UserError, check, check_ranges, ranged
@@ -32,6 +32,23 @@ class _Common:
         if self.isic2020 is None and self.isic2019 is None and getattr(self, "master", None) is None:
             raise UserError("no input: name at least one of --isic2020 FOLDER and --isic2019 FOLDER, or --master CSV")
         check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepLaunchConfig:
+    """Where the images are read and the shards are packed."""
+
+    by: Literal["none", "ray"] = "none"
+    """none: on this machine, by --workers processes; ray: on the nodes of a Ray cluster, which share the folders of the
+    images and of --out. --launch ray is short for --launch.by ray."""
+    address: str = ""
+    """HOST:PORT of a running Ray cluster; without it, Ray is started on this machine for as long as the build takes."""
+    task_timeout: float = ranged(600.0, low=1.0)
+    """Seconds (1 or more) after which a chunk or shard whose result has not come is given out again. Longer than a node
+    takes for a chunk: 128 images, or 1/512 of a set of more than 65,536."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "launch.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +89,8 @@ class PrepConfig(_Common):
     """Samples in a tar file (1 or more); the last file of a split and fold may have fewer."""
     keep_ids: bool = False
     """Store the tables' ids of patients and lesions, in files that only you may read, instead of numbers."""
+    launch: PrepLaunchConfig = field(default_factory=PrepLaunchConfig)
+    """Where the images are read and the shards are packed: here, or on a Ray cluster."""
 
     @property
     def max_pixels(self) -> int:

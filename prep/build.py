@@ -50,7 +50,7 @@ def build(config: PrepConfig) -> str:
     with only_builder(partial, _OURS):
         if _inputs_of_partial(partial) != inputs:  # else a run was interrupted before it renamed the folder
             _require_space(partial, images=int(rows["left_out"].isna().sum()), size=config.size)
-            with Workers(config.workers) as workers:
+            with _workers(config, partial) as workers:
                 make(rows, config, inputs, partial, workers)
         publish(partial, out)
     return f"{config.out}\n{(out / SUMMARY).read_text().rstrip()}"
@@ -74,6 +74,14 @@ def make(rows: pd.DataFrame, config: PrepConfig, inputs: str, partial: Path, wor
     finally:
         close_chunks()
     write_set(plan, shards, partial, inputs)
+
+
+def _workers(config: PrepConfig, partial: Path) -> Workers:
+    if config.launch.by == "none":
+        return Workers(config.workers)
+    from prep.ray_workers import RayWorkers  # here: it needs what is named in `by`
+
+    return RayWorkers(config.launch, partial)
 
 
 def stage_images(rows: pd.DataFrame, config: PrepConfig, folder: Path, workers: Workers) -> pd.DataFrame:
@@ -108,7 +116,8 @@ def stage_tasks(files: pd.DataFrame, config: PrepConfig, folder: Path) -> Iterat
     encoding, size = Encoding.of(config), chunk_size(len(files))
     for number, start in enumerate(range(0, len(files), size)):
         part = files.iloc[start : start + size]
-        described = tuple(zip(part["path"], part["file_bytes"], part["changed_ns"], strict=True))
+        paths = part["path"].map(os.path.abspath)  # nodes work in other folders
+        described = tuple(zip(paths, part["file_bytes"], part["changed_ns"], strict=True))
         yield StageTask(
             stem=chunk_stem(folder, number), encoding=encoding, files=described, max_pixels=config.max_pixels
         )

@@ -20,7 +20,7 @@ def stage_all(tasks: Sequence[StageTask], folder: Path, workers: Workers) -> Non
     # With one worker this very process is killed, and the next run finds which image it was at.
     _judge(tasks, [] if workers.count > 1 else _noted(tasks))
     for mark in folder.glob("*.now"):
-        mark.unlink()
+        mark.unlink(missing_ok=True)
     while True:
         try:
             staged = workers.in_order(stage_chunk, tasks)
@@ -39,7 +39,7 @@ def _noted(tasks: Sequence[StageTask]) -> list[tuple[int, int]]:
     found = []
     for chunk, task in enumerate(tasks):
         mark = Path(f"{task.stem}.now")
-        if mark.is_file():
+        with suppress(FileNotFoundError):  # which on a cluster another process may remove
             number = int(mark.read_text() or 0)
             found += [(chunk, number)] * (number < len(task.files))
             mark.unlink()

@@ -68,10 +68,10 @@ class PackedShard:
 
 def pack_shard(task: ShardTask) -> PackedShard:
     """Make the shard, or find it finished: NAME.tar, NAME.idx and, last, NAME.done.json in the task's folder."""
-    done = Path(task.folder) / f"{task.name}.done.json"
-    digest, finished = task.digest(), _read_done(done)
-    if finished is not None and finished.digest == digest:
+    finished = finished_shard(task)
+    if finished is not None:
         return finished
+    done = _done(task)
     tar = done.with_name(f"{task.name}.tar")
     with written_whole(tar, private=task.private) as out:
         sha256, offsets, index = _write_tar(_samples(task), out)
@@ -80,7 +80,7 @@ def pack_shard(task: ShardTask) -> PackedShard:
         out.write(index)
     shard = PackedShard(
         name=task.name,
-        digest=digest,
+        digest=task.digest(),
         bytes=size,
         sha256=sha256,
         index_sha256=hashlib.sha256(index).hexdigest(),
@@ -113,15 +113,21 @@ def _samples(task: ShardTask) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield facts["key"], parts
 
 
-def _read_done(path: Path) -> PackedShard | None:
-    """The record of a shard that an earlier run finished, or None where it, its tar or its index is not whole: shards
-    are not flushed while they are packed, so a power cut may leave a file without its content."""
+def finished_shard(task: ShardTask) -> PackedShard | None:
+    """The shard if it is there, whole, with its tar and its index: shards are not flushed while they are packed, so a
+    power cut may leave a file without its content."""
+    path = _done(task)
     try:
         shard = PackedShard(**json.loads(path.read_text()))
         hashes = [file_sha256(path.with_name(f"{shard.name}.{ending}")) for ending in ("tar", "idx")]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return shard if hashes == [shard.sha256, shard.index_sha256] else None
+    whole = shard.digest == task.digest() and hashes == [shard.sha256, shard.index_sha256]
+    return shard if whole else None
+
+
+def _done(task: ShardTask) -> Path:
+    return Path(task.folder) / f"{task.name}.done.json"
 
 
 def _write_tar(samples: Iterable[tuple[str, dict[str, bytes]]], out: BinaryIO) -> tuple[str, list[int], bytes]:

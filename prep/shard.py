@@ -13,13 +13,15 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: import from the repository root, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from configs.cli import parse, run_command
+from configs.cli import parse, run_command, values_of
 from configs.prep import PrepConfig
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse, build, print the summary."""
-    config = parse(PrepConfig, argv, prog="python prep/shard.py", description=(__doc__ or "").split("\n")[0])
+    (launch,), rest = values_of(argv, "--launch")
+    words = [*rest, *(f"--launch.by={word}" for word in launch)]
+    config = parse(PrepConfig, words, prog="python prep/shard.py", description=(__doc__ or "").split("\n")[0])
     from prep.build import build  # after the parsing, so that --help answers at once
 
     print(build(config))

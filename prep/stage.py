@@ -70,8 +70,12 @@ class Encoding:
 
     def described(self) -> dict[str, Any]:
         """The settings, and the versions of the libraries that decide the bytes."""
-        libraries = {name: version(name) for name in ("simplejpeg", "pillow", "opencv-python-headless")}
-        return {**asdict(self), "stager": STAGER, **libraries}
+        return {**asdict(self), "stager": STAGER, **libraries()}
+
+
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that decide the bytes."""
+    return {name: version(name) for name in ("simplejpeg", "pillow", "opencv-python-headless")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +110,9 @@ def stage_chunk(task: StageTask) -> int:
 
     While it reads, STEM.now has the number of the image (prep/killers.py); those in STEM.killers are not read.
     """
-    digest = task.digest()
-    if _is_made(task, digest):
-        return len(task.files)
+    made = made_chunk(task)
+    if made is not None:
+        return made
     records, reasons = np.zeros(len(task.files), dtype=RECORD), []
     thumbs = np.zeros((len(task.files), THUMB, THUMB), dtype=np.uint8)
     offset = 0
@@ -136,7 +140,7 @@ def stage_chunk(task: StageTask) -> int:
     with written_whole(Path(f"{task.stem}.thumbs")) as out:
         out.write(thumbs.tobytes())
     with written_whole(Path(f"{task.stem}.npz")) as out:
-        np.savez(out, digest=np.array(digest), records=records, reasons=np.array(reasons, dtype="U"))
+        np.savez(out, digest=np.array(task.digest()), records=records, reasons=np.array(reasons, dtype="U"))
     return len(task.files)
 
 
@@ -172,14 +176,15 @@ def _read(stem: str, name: str) -> np.ndarray:
         return np.asarray(found[name])
 
 
-def _is_made(task: StageTask, digest: str) -> bool:
-    """Whether an earlier run made this chunk. One with an unusable image is made again: the image may have been
-    repaired without a new size or time."""
+def made_chunk(task: StageTask) -> int | None:
+    """The number of images of the chunk if it is there, whole. One with an unusable image is made again: the image may
+    have been repaired without a new size or time."""
     try:
         records = read_records(task.stem)
         sizes = [Path(f"{task.stem}.{ending}").stat().st_size for ending in ("jpgs", "thumbs")]
-        same = str(_read(task.stem, "digest")) == digest and records.dtype == RECORD  # else of an older version
+        same = str(_read(task.stem, "digest")) == task.digest() and records.dtype == RECORD  # else of an older version
         wanted = [records["length"].sum(), len(records) * THUMB * THUMB]
-        return same and not records["bad"].any() and sizes == wanted
+        made = same and not records["bad"].any() and sizes == wanted
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent, or cut short by a power cut
-        return False
+        return None
+    return len(records) if made else None
