@@ -146,9 +146,13 @@ class RayWorkers(Workers):
         try:
             one.result = self._ray.get(reference, timeout=_RESULT_SECONDS)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, Exception):
-                raise error.cause from None
-            raise
+            if isinstance(error.cause, errors.RayError):  # it could not begin
+                reason = str(error.cause).splitlines()[0]
+                raise UserError(
+                    f"a node of Ray: {reason}: start the command in the repository's folder, which all nodes must have "
+                    "at that path, and the packages too"
+                ) from error
+            raise error.cause from None
         except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
             one.crashes += 1
             if one.crashes == _CRASHES:

@@ -118,7 +118,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(python: str, *, spaces: bool = False) -> Iterator[Cluster]:
+def cluster(python: str, *, spaces: bool = False, more: dict[str, str] | None = None) -> Iterator[Cluster]:
+    """Both nodes, with `more` in their environment."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets lie in it
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "OMP_NUM_THREADS": "1",
@@ -128,6 +129,7 @@ def cluster(python: str, *, spaces: bool = False) -> Iterator[Cluster]:
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "5",
+        **(more or {}),
     }
     mark = secrets.token_hex(2)
     names = (f"prep{mark}a", f"prep{mark}b") if spaces else None
@@ -229,6 +231,30 @@ def test_a_wrong_token_is_told_in_one_line(python: str, config: PrepConfig, tmp_
     assert process.returncode == 2
     assert errors.count("\n") == 1
     assert "InvalidAuthToken" in errors
+
+
+# Every Python that is started with this in its path is killed by a JPEG of these bytes.
+_DEADLY = """
+import os, pathlib, signal, simplejpeg
+decode, deadly = simplejpeg.decode_jpeg, pathlib.Path(os.environ["DEADLY"]).read_bytes()
+def decode_jpeg(data, *args, **kwargs):
+    if data == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(data, *args, **kwargs)
+simplejpeg.decode_jpeg = decode_jpeg
+"""
+
+
+@pytest.mark.long
+def test_an_image_that_kills_its_reader_is_named(python: str, config: PrepConfig, tmp_path: Path) -> None:
+    name = "ISIC_0000100"
+    (tmp_path / "sitecustomize.py").write_text(_DEADLY)
+    deadly = {"PYTHONPATH": str(tmp_path), "DEADLY": str(Path(str(config.isic2020), "jpeg", "train", f"{name}.jpg"))}
+    with cluster(python, more=deadly) as nodes:
+        process = nodes.prep(config, tmp_path / "set")
+        _, errors = process.communicate(timeout=_WAIT)
+    assert process.returncode == 2
+    assert f"1 images cannot be used: {deadly['DEADLY']}: the process that read it was killed" in errors
 
 
 def test_a_node_that_is_not_like_the_others_is_told(tmp_path: Path) -> None:
