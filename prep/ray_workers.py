@@ -25,7 +25,7 @@ from typing import Any, Generic, Self
 
 import cv2
 
-from configs.errors import UserError
+from configs.errors import UserError, note
 from configs.prep import PrepLaunchConfig
 from prep.pack import finished_shard, pack_shard
 from prep.pool import Result, Work, WorkerDiedError, Workers
@@ -112,7 +112,10 @@ class RayWorkers(Workers):
                 for reference in self._ray.wait(list(open_ones), timeout=_TICK_SECONDS)[0]:
                     self._settle(reference, open_ones[reference])
                 for one in given.values():
-                    if one.result is None and (not one.references or time.monotonic() > one.due):
+                    late = time.monotonic() > one.due
+                    if one.result is None and (late or not one.references):
+                        if late:
+                            note(f"no result came within {self._launch.task_timeout:g} s: it is given out again")
                         one.result = _FOUND[function](one.task)
                         if one.result is None:
                             self._give_out(function, one)
@@ -157,7 +160,9 @@ class RayWorkers(Workers):
             one.crashes += 1
             if one.crashes == _CRASHES:
                 raise WorkerDiedError from error
+            note("a process of Ray was killed: its work is given out again")
         except errors.RayError:  # its node died, or its result is lost
+            note("a node of Ray was lost: its work is given out again")
             one.starts -= 1
 
     def _close(self, one: _Given[Work, Result]) -> _Given[Work, Result]:
