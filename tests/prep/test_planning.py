@@ -1,6 +1,7 @@
 """The planning of large sets, beside the straightforward definition of each part, and what it leaves open."""
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from configs.prep import DuplicatePolicy
+from configs.prep import DuplicatePolicy, PrepConfig
+from prep import stage
+from prep.build import build
 from prep.duplicates import DUPLICATE, VIEW, decide, group_names, links
 from prep.files import OpenFiles
 from prep.privacy import without_ids
@@ -142,3 +145,16 @@ def test_each_file_is_opened_once_while_few_are_read(tmp_path: Path, monkeypatch
 def test_no_set_has_more_chunks_than_stay_open() -> None:
     assert chunk_size(58_457) == CHUNK
     assert all(-(-images // chunk_size(images)) <= MOST_CHUNKS for images in (1, 65_536, 65_537, 1_000_000, 10**7))
+
+
+def test_a_set_does_not_depend_on_the_size_of_chunks(
+    downloads: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isic2020, isic2019 = map(str, downloads)
+    sets = []
+    for images in (128, 11):
+        monkeypatch.setattr(stage, "CHUNK", images)
+        build(PrepConfig(isic2020=isic2020, isic2019=isic2019, out=str(tmp_path / "set"), size=32, workers=1))
+        sets.append({path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()})
+        shutil.rmtree(tmp_path / "set")
+    assert sets[0] == sets[1]
