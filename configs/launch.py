@@ -1,9 +1,18 @@
-"""Settings of --launch: what starts the members of a grid, and what each of them is given."""
+"""Settings of --launch: what starts the members of a grid, and what each of them is given; and what Ray needs."""
 
+import importlib
+import importlib.util
+import re
+import socket
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
-from configs.errors import check_ranges, ranged
+from configs.errors import UserError, check_ranges, ranged
+
+RAY_PREFIX = re.compile(r"^\[[^\]]*\] \S+: ")
+"""What Ray's own lines on stderr begin with."""
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +37,22 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "launch.")
+
+
+def required(package: str, extra: str) -> ModuleType:
+    """The package of an extra. Raises UserError, with the command that installs it, where it is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"--launch {extra} needs the package {package}: pip install '.[{extra}]'")
+    return importlib.import_module(package)
+
+
+def require_answer(address: str) -> None:
+    """Raise UserError if nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--launch.address {address}: give HOST:PORT, as ray start --head says")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Ray does not answer at {address} ({reason}): ray start --head there") from error

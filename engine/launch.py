@@ -6,7 +6,6 @@ here imports torch, but for reading checkpoints.
 """
 
 import importlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from configs.errors import UserError
 from configs.grid import member_words
@@ -160,10 +158,3 @@ def last_line(log: Path) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def required(package: str, extra: str) -> ModuleType:
-    """The package of an extra. Raises UserError, with the command that installs it, where it is missing."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"--launch {extra} needs the package {package}: pip install '.[{extra}]'")
-    return importlib.import_module(package)

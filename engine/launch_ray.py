@@ -3,22 +3,18 @@
 import logging
 import multiprocessing
 import os
-import re
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.launch import LaunchConfig
+from configs.launch import RAY_PREFIX, LaunchConfig, require_answer, required
 from configs.launcher import STOPPED
-from engine.launch import STARTS, STOP_SECONDS, Member, last_line, required
+from engine.launch import STARTS, STOP_SECONDS, Member, last_line
 
-_CONNECT_SECONDS = 10.0
 _REFUSED, _INTERRUPTED = 2, 130  # exit codes of the driver
-_PREFIX = re.compile(r"^\[[^\]]*\] \S+: ")  # of Ray's own lines
 
 
 class Interrupted(Exception):  # noqa: N818  not an error
@@ -33,7 +29,7 @@ def train(members: list[Member], launch: LaunchConfig, _: Path) -> None:
     """
     required("ray", "ray")
     if launch.address:
-        _require_answer(launch.address)
+        require_answer(launch.address)
     where = f"Ray at {launch.address}" if launch.address else "Ray"
     with tempfile.NamedTemporaryFile() as said:
         driver = multiprocessing.get_context("spawn").Process(target=_drive, args=(members, launch, said.name))
@@ -46,24 +42,11 @@ def train(members: list[Member], launch: LaunchConfig, _: Path) -> None:
             driver.join()
             print("the same command continues; nothing goes on", file=sys.stderr)
             raise
-        reason = _PREFIX.sub("", last_line(Path(said.name)))
+        reason = RAY_PREFIX.sub("", last_line(Path(said.name)))
     if driver.exitcode == _REFUSED:
         raise UserError(f"{where}: {reason}; no member was started")
     if driver.exitcode:
         print(f"error: {where} is lost: {reason}", file=sys.stderr)
-
-
-def _require_answer(address: str) -> None:
-    """Raise UserError if nobody listens at HOST:PORT: Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--launch.address {address}: give HOST:PORT, as ray start --head says")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"Ray does not answer at {address} ({getattr(error, 'strerror', None) or error}): ray start --head there"
-        ) from error
 
 
 def _drive(members: list[Member], launch: LaunchConfig, said: str) -> None:

@@ -11,9 +11,9 @@ from math import inf
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.launch import LaunchConfig
+from configs.launch import LaunchConfig, required
 from configs.launcher import STOPPED
-from engine.launch import ROOT, STARTS, STOP_SECONDS, Member, required
+from engine.launch import ROOT, STARTS, STOP_SECONDS, Member
 
 _FOLDER = "launch"
 """In OUT: what submitit writes."""

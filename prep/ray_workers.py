@@ -6,11 +6,8 @@ when its node or process died, or its time has passed; and a result that is lost
 a link, and Ray may never deliver results whose files were written: its issue 63405.)
 """
 
-import importlib
-import importlib.util
 import logging
 import os
-import re
 import secrets
 import socket
 import sys
@@ -26,6 +23,7 @@ from typing import Any, Generic, Self
 import cv2
 
 from configs.errors import UserError, note
+from configs.launch import RAY_PREFIX, require_answer, required
 from configs.prep import PrepLaunchConfig
 from prep.pack import finished_shard, pack_shard
 from prep.pool import Result, Work, WorkerDiedError, Workers
@@ -33,8 +31,7 @@ from prep.stage import StageTask, libraries, made_chunk, stage_chunk
 
 _STARTS = 5  # of a task, before the run ends; those whose node died do not count
 _CRASHES = 3  # of a task whose process is killed, before its images are suspected
-_TICK_SECONDS, _RESULT_SECONDS, _CONNECT_SECONDS, _CANCEL_SECONDS = 0.5, 10.0, 10.0, 5.0
-_PREFIX = re.compile(r"^\[[^\]]*\] \S+: ")  # of Ray's own lines
+_TICK_SECONDS, _RESULT_SECONDS, _CANCEL_SECONDS = 0.5, 10.0, 5.0
 _FOUND: dict[Any, Callable[[Any], Any]] = {stage_chunk: made_chunk, pack_shard: finished_shard}
 
 
@@ -64,9 +61,7 @@ class RayWorkers(Workers):
 
     def __init__(self, launch: PrepLaunchConfig, folder: Path) -> None:
         super().__init__(2)  # more than the calling process
-        if importlib.util.find_spec("ray") is None:
-            raise UserError("--launch ray needs the package ray: pip install '.[ray]'")
-        self._ray: Any = importlib.import_module("ray")
+        self._ray: Any = required("ray", "ray")
         self._launch = launch
         self._shared = _Shared(marker=str(folder / "launch.tmp"), token=secrets.token_hex(8), libraries=libraries())
         self._task: Any = None
@@ -75,13 +70,13 @@ class RayWorkers(Workers):
     def __enter__(self) -> Self:
         address = self._launch.address
         if address:
-            _require_answer(address)
+            require_answer(address)
         said: list[str] = []
         try:
             with _stderr(said):
                 self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = _PREFIX.sub("", said[-1]) if said else " ".join(str(error).split())
+            reason = RAY_PREFIX.sub("", said[-1]) if said else " ".join(str(error).split())
             raise UserError(f"Ray at {address or 'this machine'}: {reason}") from error
         self._task = self._ray.remote(num_cpus=1, max_retries=0)(_run)
         Path(self._shared.marker).write_text(self._shared.token)
@@ -200,15 +195,3 @@ def _stderr(said: list[str]) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             said += file.read().decode(errors="replace").splitlines()
-
-
-def _require_answer(address: str) -> None:
-    """Raise UserError if nobody listens at HOST:PORT: Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--launch.address {address}: give HOST:PORT, as ray start --head says")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Ray does not answer at {address} ({reason}): ray start --head there") from error
