@@ -19,11 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from benchmarks.members import SOURCES, compared, held_out, pooled, train_until
+from benchmarks.members import SOURCES, MembersConfig, compared, held_out, pooled, train_until
 from benchmarks.record import write
 from benchmarks.rounds import Spread, in_turns, ratios, spread
 from configs.cli import parse, run_command
-from configs.errors import check_ranges, ranged
 from configs.machine import usable_cores
 from configs.schema import AugmentConfig, Border, LoaderConfig
 from engine.distributed import joined_ranks
@@ -48,41 +47,20 @@ Scores = dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BorderBenchmarkConfig:
+class BorderBenchmarkConfig(MembersConfig):
     """What `python -m benchmarks.border` is asked for."""
 
-    shards: str = "shards/sample128"
-    """Folder of the shard set, whose images have the size that is trained."""
-    backbone: str = "tf_efficientnet_lite0"
-    """As in train.py."""
-    weights: str = "auto"
-    """As in train.py: the pretrained weights."""
     runs: str = "runs/border"
     """Folder of everything that is trained."""
-    seeds: int = ranged(3, low=1)
-    """Seeds of each way and fold (1 or more)."""
-    folds: int = ranged(0, low=0)
-    """How many of the folds, the first ones; 0 means all."""
-    epochs: int = ranged(3, low=1)
-    """Epochs of each member (1 or more)."""
-    batch_size: int = ranged(64, low=2)
-    """Samples per step (2 or more)."""
-    lr: float = 5e-4
-    """Peak learning rate."""
-    minutes: float = ranged(0.0, low=0)
-    """Time after which the member in training is saved and the command ends; 0 means no limit."""
     out: str = "benchmarks/results/border.json"
     """Where the record is written."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def main(argv: Sequence[str]) -> None:
     """Train what is missing and fits the time; judge and record the seeds that are complete."""
     description = (__doc__ or "").split("\n")[0]
     config = parse(BorderBenchmarkConfig, argv, prog="python -m benchmarks.border", description=description)
-    deadline = time.monotonic() + config.minutes * 60 if config.minutes else None
+    deadline = config.deadline()
     table, size = held_out(config.shards, config.folds)
     folds = sorted(table["fold"].unique().tolist())
     members = [(seed, fold, way) for seed in range(config.seeds) for fold in folds for way in WAYS]
@@ -99,14 +77,7 @@ def main(argv: Sequence[str]) -> None:
     }
     record = {
         "what": _WHAT,
-        "backbone": config.backbone,
-        "weights": Path(config.weights).name,
-        "size": size,
-        "epochs": config.epochs,
-        "seeds": len(seeds),
-        "folds": len(folds),
-        "samples": len(table),
-        "melanomas": int(table["target"].sum()),
+        **config.described(table, size, len(seeds)),
         "auc": {name: judged(table, scores, years) for name, years in SOURCES.items()},
         "cost": costs(config),
     }
@@ -114,10 +85,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _words(config: BorderBenchmarkConfig, seed: int, fold: int, way: str) -> list[str]:
-    words = ["--shards", config.shards, "--backbone", config.backbone, "--weights", config.weights]
-    words += ["--out", str(Path(config.runs, way, f"seed{seed}")), *WAYS[way]]
-    words += ["--seed", str(seed), "--fold", str(fold), "--epochs", str(config.epochs), "--patience", "0"]
-    return [*words, "--batch-size", str(config.batch_size), "--optim.lr", str(config.lr)]
+    return [*config.words(seed, fold, way), *WAYS[way]]
 
 
 def judged(table: pd.DataFrame, scores: Scores, years: tuple[int, ...]) -> dict[str, dict[str, float]]:

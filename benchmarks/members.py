@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from configs.errors import UserError
+from benchmarks.record import Record
+from configs.errors import UserError, check_ranges, ranged
 from configs.grid import parse_grid
 from configs.schema import TrainConfig
 from engine.distributed import Ranks
@@ -27,6 +28,59 @@ from loaders.shards import ShardSet
 Floats = npt.NDArray[np.float64]
 Name = TypeVar("Name", bound=str)
 SOURCES = {"merged": (2019, 2020), "2020 only": (2020,), "2019 only": (2019,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembersConfig:
+    """Which members are trained, whatever is compared."""
+
+    shards: str = "shards/sample128"
+    """Folder of the shard set, whose images have the size that is trained."""
+    backbone: str = "tf_efficientnet_lite0"
+    """As in train.py."""
+    weights: str = "auto"
+    """As in train.py: the pretrained weights."""
+    runs: str = "runs/compared"
+    """Folder of everything that is trained."""
+    seeds: int = ranged(3, low=1)
+    """Seeds of each way and fold (1 or more)."""
+    folds: int = ranged(1, low=0)
+    """How many of the folds, the first ones; 0 means all."""
+    epochs: int = ranged(3, low=1)
+    """Epochs of each member (1 or more)."""
+    batch_size: int = ranged(64, low=2)
+    """Samples per step (2 or more)."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    minutes: float = ranged(0.0, low=0)
+    """Time after which the member in training is saved and the command ends; 0 means no limit."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def words(self, seed: int, fold: int, way: str) -> list[str]:
+        """What follows train.py, but for what makes this way differ from the others."""
+        words = ["--shards", self.shards, "--backbone", self.backbone, "--weights", self.weights]
+        words += ["--out", str(Path(self.runs, way, f"seed{seed}"))]
+        words += ["--seed", str(seed), "--fold", str(fold), "--epochs", str(self.epochs), "--patience", "0"]
+        return [*words, "--batch-size", str(self.batch_size), "--optim.lr", str(self.lr)]
+
+    def deadline(self) -> float | None:
+        """When to stop, by time.monotonic()."""
+        return time.monotonic() + self.minutes * 60 if self.minutes else None
+
+    def described(self, table: pd.DataFrame, size: int, seeds: int) -> Record:
+        """For a record: what was trained with how many seeds, and the held-out rows of `held_out`."""
+        return {
+            "backbone": self.backbone,
+            "weights": Path(self.weights).name,
+            "size": size,
+            "epochs": self.epochs,
+            "seeds": seeds,
+            "folds": table["fold"].nunique(),
+            "samples": len(table),
+            "melanomas": int(table["target"].sum()),
+        }
 
 
 class Trained(NamedTuple):

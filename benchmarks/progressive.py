@@ -8,17 +8,16 @@ member that is trained in pieces counts the start of each.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.members import SOURCES, compared, held_out, pooled, train_until
+from benchmarks.members import SOURCES, MembersConfig, compared, held_out, pooled, train_until
 from benchmarks.record import write
 from configs.cli import parse, run_command
-from configs.errors import check_ranges, ranged
+from configs.errors import ranged
 from engine.distributed import joined_ranks
 
 _WHAT = (
@@ -31,45 +30,30 @@ WAYS = ("full", "progressive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgressiveBenchmarkConfig:
+class ProgressiveBenchmarkConfig(MembersConfig):
     """What `python -m benchmarks.progressive` is asked for."""
 
     shards: str = "shards/sample256"
     """Folder of the shard set, whose images have the full size."""
-    backbone: str = "tf_efficientnet_lite0"
-    """As in train.py."""
-    weights: str = "auto"
-    """As in train.py: the pretrained weights."""
     runs: str = "runs/progressive"
     """Folder of everything that is trained."""
     seeds: int = ranged(1, low=1)
     """Seeds of each way and fold (1 or more)."""
-    folds: int = ranged(1, low=0)
-    """How many of the folds, the first ones; 0 means all."""
     epochs: int = ranged(4, low=2)
     """Epochs of each member (2 or more)."""
     smaller: int = ranged(3, low=1)
     """--progressive.epochs of the progressive ones."""
     size: int = ranged(160, low=32)
     """--progressive.size of the progressive ones."""
-    batch_size: int = ranged(64, low=2)
-    """Samples per step (2 or more)."""
-    lr: float = 5e-4
-    """Peak learning rate."""
-    minutes: float = ranged(0.0, low=0)
-    """Time after which the member in training is saved and the command ends; 0 means no limit."""
     out: str = "benchmarks/results/progressive.json"
     """Where the record is written."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def main(argv: Sequence[str]) -> None:
     """Train what is missing and fits the time; judge and record the seeds that are complete."""
     description = (__doc__ or "").split("\n")[0]
     config = parse(ProgressiveBenchmarkConfig, argv, prog="python -m benchmarks.progressive", description=description)
-    deadline = time.monotonic() + config.minutes * 60 if config.minutes else None
+    deadline = config.deadline()
     table, size = held_out(config.shards, config.folds)
     folds = sorted(table["fold"].unique().tolist())
     seconds: dict[tuple[int, int, str], float] = {}
@@ -97,16 +81,9 @@ def main(argv: Sequence[str]) -> None:
     }
     record = {
         "what": _WHAT,
-        "backbone": config.backbone,
-        "weights": Path(config.weights).name,
-        "size": size,
+        **config.described(table, size, len(seeds)),
         "smaller_size": config.size,
-        "epochs": config.epochs,
         "smaller_epochs": config.smaller,
-        "seeds": len(seeds),
-        "folds": len(folds),
-        "samples": len(table),
-        "melanomas": int(table["target"].sum()),
         "seconds": {way: round(sum(each[way]), 1) for way in WAYS},
         "saved": {
             "value": round(1 - sum(each["progressive"]) / sum(each["full"]), 3),
@@ -119,10 +96,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _words(config: ProgressiveBenchmarkConfig, seed: int, fold: int, way: str) -> list[str]:
-    words = ["--shards", config.shards, "--backbone", config.backbone, "--weights", config.weights]
-    words += ["--out", str(Path(config.runs, way, f"seed{seed}"))]
-    words += ["--seed", str(seed), "--fold", str(fold), "--epochs", str(config.epochs), "--patience", "0"]
-    words += ["--batch-size", str(config.batch_size), "--optim.lr", str(config.lr)]
+    words = config.words(seed, fold, way)
     if way == "progressive":
         words += ["--progressive.epochs", str(config.smaller), "--progressive.size", str(config.size)]
     return words
