@@ -200,7 +200,7 @@ def test_a_member_without_a_held_out_fold_is_its_last_checkpoint(
     train.main(words)
     assert capsys.readouterr().out.count("AUC") == 0
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events.")}
-    assert names == {"last.pt", "metrics.jsonl", "training_curves.png", "config.yaml", "train.lock"}
+    assert names == {"last.pt", "metrics.jsonl", "training_curves.png", "config.yaml", "train.lock", "train.writer"}
     lines = epoch_lines(folder)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert not {"auc", "auc_2019", "auc_2020", "loss"} & lines[-1].keys()

@@ -241,7 +241,8 @@ run_command(train.main)
 """
 
 
-@pytest.mark.parametrize(("stops", "epochs"), [(1, 1), pytest.param(*(20, 20), marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("stops", "epochs"), [(1, 1), (20, 20)])
 def test_a_run_stopped_at_random_steps_goes_on_with_the_same_batches_on_other_numbers_of_ranks(
     stops: int, epochs: int, shard_folder: Path, tmp_path: Path
 ) -> None:
@@ -393,11 +394,13 @@ def test_the_metrics_survive_a_full_disk_at_the_restart(
     words, folder = tiny(shard_folder, tmp_path, "--epochs", "1", "--log-every", "1"), tmp_path / "tiny" / "fold0"
     monkeypatch.setattr(Data, "fold_batches", _stopped)
     train.main(words)
-    before = (folder / "metrics.jsonl").read_text()
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 0, "step": 99}\n')  # of a step after the last checkpoint: the restart drops it
+    # Longer than all that is written before it.
+    long = json.dumps({"epoch": 0, "step": 1, **{f"figure{number}": 1.0 for number in range(10_000)}}) + "\n"
+    before = long + (folder / "metrics.jsonl").read_text()
+    # The last line is of a step after the last checkpoint: the restart drops it.
+    (folder / "metrics.jsonl").write_text(before + '{"epoch": 0, "step": 99}\n')
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(long), limit[1]))
     try:
         with pytest.raises(OSError, match="too large"):
             train.main(words)

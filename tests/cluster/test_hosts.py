@@ -59,6 +59,7 @@ def hosts() -> Iterator[TwoHosts]:
         yield found
 
 
+@pytest.mark.long
 def test_two_hosts_train_what_one_host_trains_with_two_ranks(
     hosts: TwoHosts, shard_folder: Path, tmp_path: Path
 ) -> None:
