@@ -36,6 +36,7 @@ def write_columns(folder: Path) -> Path:
     finally:
         pa.default_memory_pool().release_unused()
         pa.set_memory_pool(usual)
+        usual.release_unused()
 
 
 class Columns:
