@@ -9,7 +9,7 @@ demo: .venv/.done
 	.venv/bin/python -m report.demo
 
 test: .venv/.done
-	.venv/bin/python -m pytest -n auto --dist loadfile -m "not long"
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: .venv/.done
 	.venv/bin/python -m pytest -n auto --dist loadfile -m long
