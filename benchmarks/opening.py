@@ -30,7 +30,7 @@ _WHAT = (
     "sample of memory that a rank has to itself, when the set is open, at the most until then, and with the order of "
     "an epoch; and seconds until it is open. The worst rank of each round"
 )
-_RANK = "import json, sys; from benchmarks.opening import measure; print(json.dumps(measure(sys.argv[1])), flush=True)"
+_RANK = "import sys; from benchmarks.opening import measure; measure(sys.argv[1], sys.argv[2])"
 _SAMPLED_SECONDS = 0.002
 
 
@@ -70,15 +70,16 @@ def main(argv: Sequence[str]) -> None:
 def _opened(folder: Path, ranks: int) -> Record:
     """The worst rank's figures."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["--no-python", sys.executable, "-c", _RANK, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    each = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(each) == ranks, done.stdout + done.stderr
+    found = folder.with_suffix(".json")
+    command += ["--no-python", sys.executable, "-c", _RANK, str(folder), str(found)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    each = json.loads(found.read_text())
+    assert len(each) == ranks, each
     return {name: max(one[name] for one in each) for name in each[0]}
 
 
-def measure(folder: str) -> Record:
-    """This rank's figures."""
+def measure(folder: str, found: str) -> None:
+    """Measure on every rank; the first one writes the figures of all to the file `found`."""
     with joined_ranks("cpu") as ranks, Memory() as memory:
         begin = time.perf_counter()
         with open_shards(Path(folder), ranks) as shards:
@@ -88,8 +89,11 @@ def measure(folder: str) -> Record:
             order = rows[order]
             ordered, samples = memory.added(), len(shards)
             assert len(shards.meta("clinical")[order[:128]]) == 128
-    sizes = {"open_bytes": opened, "most_bytes": most, "ordered_bytes": ordered}
-    return {**{name: round(size / samples, 1) for name, size in sizes.items()}, "open_s": round(seconds, 2)}
+        sizes = {"open_bytes": opened, "most_bytes": most, "ordered_bytes": ordered}
+        own = {**{name: round(size / samples, 1) for name, size in sizes.items()}, "open_s": round(seconds, 2)}
+        each = ranks.merge({ranks.rank: own})
+    if ranks.first:
+        Path(found).write_text(json.dumps(list(each.values())))
 
 
 class Memory:
