@@ -121,7 +121,7 @@ def count_rows(kept: pa.Table) -> list[dict[str, Any]]:
 
 def labels_digest(kept: pa.Table) -> str:
     """SHA-256 of the lines key,fold,target of the training rows, sorted; `kept` has these columns and split."""
-    train = kept.filter(pc.equal(kept["split"], "train"))
+    train = kept.select(["key", "fold", "target"]).filter(pc.equal(kept["split"], "train"))
     text = pa.large_string()
     words = [pc.cast(train[name], text) for name in ("key", "fold", "target")]
     lines = pc.binary_join_element_wise(*words, pa.scalar(",", text)).combine_chunks()
