@@ -310,10 +310,8 @@ def test_a_killed_rank_ends_the_job_and_its_restart_continues(shard_folder: Path
 def test_the_error_of_one_rank_ends_all_of_them(shard_folder: Path, tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK.format(root=str(ROOT), rank=1, step=3, act="raise UserError('this rank fails')"))
-    start = time.monotonic()
     done = torchrun(2, str(hook), *tiny(shard_folder, tmp_path, "--epochs", "50"))
     assert done.returncode == 1
-    assert time.monotonic() - start < 60
     assert done.stderr.count("error: this rank fails") == 1
     assert done.stderr.count("Traceback (most recent") == 1  # torchrun's own
 
