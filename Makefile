@@ -8,11 +8,14 @@
 demo: .venv/.done
 	.venv/bin/python -m report.demo
 
+# A test that runs for so many seconds hangs: it is named, with the stacks of its threads, and the run ends.
+LIMIT = --max-worker-restart 0 -o faulthandler_exit_on_timeout=true -o faulthandler_timeout
+
 test: .venv/.done
-	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not long"
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(LIMIT)=900
 
 test-long: .venv/.done
-	.venv/bin/python -m pytest -n auto --dist loadfile -m long
+	.venv/bin/python -m pytest -n auto --dist loadfile -m long $(LIMIT)=3600
 
 lint: .venv/.done
 	.venv/bin/ruff format --check .

@@ -52,7 +52,7 @@ class Member:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, LAUNCHED: str(os.getpid()), **({} if self.gpus else {"CUDA_VISIBLE_DEVICES": ""})}
-        with self.log.open("ab", buffering=0) as log, _told_to_stop() as told:
+        with _told_to_stop() as told, self.log.open("ab", buffering=0) as log:
             child = subprocess.Popen(
                 [sys.executable, str(ROOT / "train.py"), *self.words],
                 cwd=self.cwd,

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,14 +90,18 @@ def started(shards: Path, folder: Path, when: Callable[[], object]) -> int:
     words = tiny(shards, folder.parents[1], "--fold=0", "--epochs=500", "--patience=0")
     member = Member(name="tiny/fold0", log=folder / "train.log", words=words, cwd=str(ROOT), gpus=0, cpus=1)
 
+    ended = threading.Event()
+
     def stop() -> None:
         while not when():
-            time.sleep(0.05)
+            if ended.wait(0.05):
+                return
         os.kill(os.getpid(), signal.SIGUSR2)
 
     thread = threading.Thread(target=stop)
     thread.start()
     code = member.run()
+    ended.set()
     thread.join()
     return code
 

@@ -206,13 +206,14 @@ def _half_trained(words: Sequence[str], out: Path, log: Path) -> None:
     """Stop a training as soon as it has saved its best epoch so far; again, where it had finished by then."""
     for _ in range(10):
         child = start(train.main, [*words, "--resume", "never"], log=log, before=partial(pin, 0))
-        while not (out / MEMBER / "best.pt").is_file():
+        end = time.monotonic() + 60
+        while not (out / MEMBER / "best.pt").is_file() and time.monotonic() < end:
             time.sleep(0.002)
         child.kill(signal.SIGTERM)
         ended = child.wait(60)
         if not ended.code and "run the same command again" in ended.output:
             return
-        shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
     raise RuntimeError(f"a training could not be stopped halfway: {ended.output}")
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import multiprocessing
+import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -29,13 +31,22 @@ def started(config: PrepConfig) -> BaseProcess:
     return process
 
 
-def built(config: PrepConfig) -> float:
-    """Build to the end; the seconds it took."""
-    start = time.monotonic()
+def watched(process: BaseProcess, folder: Path, count: int) -> int:
+    """Wait until so many files have been seen in the folder of a build under way, or it ends; how many were seen."""
+    seen: set[str] = set()
+    while process.is_alive() and len(seen) < count:
+        seen.update(name for _, _, names in os.walk(folder) for name in names)
+        time.sleep(0.005)
+    return len(seen)
+
+
+def built(config: PrepConfig) -> int:
+    """Build to the end; how many files were seen on the way."""
     process = started(config)
+    files = watched(process, Path(f"{config.out}.partial"), sys.maxsize)
     process.join()
     assert process.exitcode == 0
-    return time.monotonic() - start
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +62,19 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PrepConfig:
 def test_killed_at_random_moments_the_next_run_ends_with_the_same_bytes(
     config: PrepConfig, tmp_path: Path, kills: int
 ) -> None:
-    duration = {count: built(replace(config, out=str(tmp_path / f"whole{count}"), workers=count)) for count in (1, 2)}
+    files = {count: built(replace(config, out=str(tmp_path / f"whole{count}"), workers=count)) for count in (1, 2)}
     wanted = digest(tmp_path / "whole1")
     assert len(wanted) > 40
     moments = random.Random(0)
     out, killed, redone = tmp_path / "set", 0, 0
     config = replace(config, out=str(out))
-    while killed < kills:
+    for _ in range(3 * kills):  # a build may have ended before it could be killed
+        if killed == kills:
+            break
         config = replace(config, workers=1 + killed % 2)
         process = started(config)
-        time.sleep(moments.uniform(0.2, 1.0) * duration[config.workers])
+        watched(process, tmp_path / "set.partial", moments.randrange(files[config.workers]))
+        time.sleep(moments.uniform(0.0, 0.05))
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
@@ -72,4 +86,5 @@ def test_killed_at_random_moments_the_next_run_ends_with_the_same_bytes(
         redone += sum((out / name).stat().st_mtime_ns > at for name, at in kept.items())
         for path in out.iterdir():
             path.unlink()
+    assert killed == kills
     assert redone == 0, "whole shards were made again"
