@@ -1,6 +1,7 @@
 """Pictures that are in no shard set: one lesion and its honest answer, or a folder of them."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def answers(
         prefetch=config.loader.prefetch,
         max_pixels=config.max_pixels,
     )
-    batches = with_bar(files.batches(partition, meta), partition.steps, f"{len(paths):,} images", ranks)
-    found = score_members(config, predictor.members, batches, kinds, ranks)
+    with closing(files.batches(partition, meta)) as batches:
+        shown = with_bar(batches, partition.steps, f"{len(paths):,} images", ranks)
+        found = score_members(config, predictor.members, shown, kinds, ranks)
     reasons = ranks.merge(files.reasons)
     names = [each.member.name for each in predictor.members]
     probability = dict(zip(names, found.probability, strict=True))

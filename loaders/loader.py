@@ -6,7 +6,7 @@ The renderer works ahead of the consumer, across the end of an epoch into the ne
 """
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Literal, Self
 
@@ -150,7 +150,7 @@ class Loader:
         self._source.cache = None
 
     def _stream(
-        self, stream: Stream, requests: Iterable[Request], partition: Partition, meta: Sequence[MetaKind]
+        self, stream: Stream, requests: Generator[Request], partition: Partition, meta: Sequence[MetaKind]
     ) -> Generator[Batch]:
         if stream in self._streams:
             self._streams[stream].close()
@@ -160,10 +160,11 @@ class Loader:
         self._streams[stream] = self._batches(self._renderers[place], requests, meta)
         return self._streams[stream]
 
-    def _batches(self, renderer: Renderer, requests: Iterable[Request], meta: Sequence[MetaKind]) -> Generator[Batch]:
+    def _batches(self, renderer: Renderer, requests: Generator[Request], meta: Sequence[MetaKind]) -> Generator[Batch]:
         """Render `requests` and add what samples.parquet says about each sample."""
         shards, vectors = self._shards, {kind: self._shards.meta(kind) for kind in meta}
-        with closing(renderer.render(requests)) as rendered:
+        # After an error its traceback keeps the requests, and with them threads that only their end ends.
+        with closing(requests), closing(renderer.render(requests)) as rendered:
             for request, image in rendered:
                 features = {kind: known[request.index] for kind, known in vectors.items()}
                 if request.params is not None:

@@ -12,7 +12,7 @@ batch is padded with samples from the front, marked as not valid. Where the rank
 differ by one sample; the smaller ones are padded with the next rank's first sample, so that all have one shape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -84,10 +84,11 @@ def permutation(samples: int, seed: int, epoch: int) -> Indices:
     return np.argsort(keys[:samples], kind="stable")
 
 
-def epoch_orders(samples: int, seed: int, epochs: range) -> Iterator[tuple[int, Indices]]:
+def epoch_orders(samples: int, seed: int, epochs: range) -> Generator[tuple[int, Indices]]:
     """Each of `epochs` with its permutation; the next one is sorted on a thread while this one is in use.
 
-    So even if sorting takes seconds (10 million samples), only the first step of a run waits for it.
+    So even if sorting takes seconds (10 million samples), only the first step of a run waits for it. Must be exhausted
+    or closed: the garbage collector may run where a thread cannot be ended.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="epoch-order") as pool:
         following = pool.submit(permutation, samples, seed, epochs.start) if epochs else None

@@ -4,7 +4,7 @@ A request is one batch before its pixels exist. Renderers turn requests into ima
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -69,23 +69,25 @@ def train_requests(
     epochs: range,
     first_step: int = 0,
     progressive: ProgressiveConfig | None = None,
-) -> Iterator[Request]:
+) -> Generator[Request]:
     """The training stream over `epochs`, from step `first_step` of the first one on.
 
     `rows` (int64) are the samples in any fixed order; `size` is the stored images' edge in pixels, and that of all
     epochs but those that `progressive` makes smaller. The parameters of the next group of samples are drawn on a thread
-    while this one is in use.
+    while this one is in use. Must be exhausted or closed, as epoch_orders.
     """
     local, together = partition.local_batch_size, max(1, _DRAWN_TOGETHER // partition.local_batch_size)
     edges = progressive or ProgressiveConfig()
 
     def groups() -> Generator[_Group]:
-        for epoch, permuted in epoch_orders(len(rows), seed, epochs):
-            order = rows[permuted]
-            for start in range(first_step if epoch == epochs.start else 0, partition.steps, together):
-                steps = range(start, min(start + together, partition.steps))
-                places, valid = (np.concatenate(part) for part in zip(*map(partition.positions, steps), strict=True))
-                yield epoch, steps, order[places], valid
+        with closing(epoch_orders(len(rows), seed, epochs)) as orders:
+            for epoch, permuted in orders:
+                order = rows[permuted]
+                for start in range(first_step if epoch == epochs.start else 0, partition.steps, together):
+                    steps = range(start, min(start + together, partition.steps))
+                    positions = zip(*map(partition.positions, steps), strict=True)
+                    places, valid = (np.concatenate(part) for part in positions)
+                    yield epoch, steps, order[places], valid
 
     def drawn(group: _Group) -> tuple[_Group, AugmentParams]:
         epoch, _, index, _ = group
@@ -110,7 +112,7 @@ def train_requests(
                 )
 
 
-def eval_requests(rows: Indices, partition: Partition, size: int) -> Iterator[Request]:
+def eval_requests(rows: Indices, partition: Partition, size: int) -> Generator[Request]:
     """Each of `rows` once, in their order, without augmentation; `size` is the images' edge in pixels."""
     for step in range(partition.steps):
         places, valid = partition.positions(step)

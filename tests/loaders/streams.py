@@ -1,6 +1,7 @@
 """Streams of the small shard set, for the tests of the loaders."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -31,6 +32,12 @@ BATCH = 16
 def cpu_as_gpu(config: LoaderConfig, _: torch.device) -> tuple[str, str]:
     """In place of loaders.placement.chosen_placement: the CPU is the GPU on which KEPT keeps pixels."""
     return ("dali-gpu" if config.cache == "gpu" else config.placement), ""
+
+
+def our_threads() -> list[str]:
+    """The names of the threads that loaders and their streams have started."""
+    names = ("renderer", "epoch-order", "params-drawn")
+    return [one.name for one in threading.enumerate() if any(name in one.name for name in names)]
 
 
 def requests_of(

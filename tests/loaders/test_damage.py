@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from streams import BATCH, CPU, KEPT, TIERS, cpu_as_gpu, digests, joined, stream
+from streams import BATCH, CPU, KEPT, TIERS, cpu_as_gpu, digests, joined, our_threads, stream
 
 from configs.errors import UserError
 from configs.schema import LoaderConfig
@@ -106,8 +106,11 @@ def test_pixels_kept_on_the_gpu_have_the_same_stand_ins(corrupt: ShardSet, monke
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_too_many_of_them_end_the_run(corrupt: ShardSet, tier: str) -> None:
-    with pytest.raises(UserError, match=r"3 corrupt samples exceed loader\.max_bad=2; the last one: .* is corrupt"):
+    message = r"3 corrupt samples exceed loader\.max_bad=2; the last one: .* is corrupt"
+    with pytest.raises(UserError, match=message) as raised:
         list(stream(corrupt, substituting(tier, most=2), range(2)))
+    assert not our_threads(), "while the traceback keeps what the stream was made of"
+    assert raised.tb.tb_next
 
 
 def test_corrupt_stand_ins_are_skipped_until_none_is_left(corrupt: ShardSet) -> None:

@@ -4,13 +4,12 @@ import gc
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from streams import CPU, TIERS, requests_of, stream, train_batches
+from streams import CPU, TIERS, our_threads, requests_of, stream, train_batches
 
 from configs.schema import AugmentConfig
 from loaders.loader import Loader
@@ -23,11 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def shards(shard_folder: Path) -> ShardSet:
     return ShardSet(shard_folder)
-
-
-def our_threads() -> list[str]:
-    names = ("renderer", "epoch-order", "params-drawn")
-    return [one.name for one in threading.enumerate() if any(name in one.name for name in names)]
 
 
 @pytest.mark.parametrize("tier", TIERS)
