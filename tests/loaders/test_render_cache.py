@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -131,22 +130,16 @@ def arguments(size: int = 64, samples: int = 6, holes: int = 8) -> tuple[torch.T
     return pixels, torch.arange(samples).flip(0), torch.from_numpy(packed(drawn, size))
 
 
-@pytest.mark.parametrize(
-    ("border", "size", "compiling"),
-    [
-        *product(get_args(Border), (64, 160, 256), (False,)),
-        *(pytest.param(border, 256, True, marks=NEEDS_COMPILER) for border in get_args(Border)),
-    ],
-)
-def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int, compiling: bool) -> None:
+@pytest.mark.parametrize("size", [64, 160, 256])
+@pytest.mark.parametrize("border", get_args(Border))
+def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int) -> None:
     pixels = np.stack([picture(number, size, size) for number in range(8)])
     params = draw_params(AugmentConfig(shift=0.2), seed=1, epoch=0, index=np.arange(8), size=size)
     expected = np.empty_like(pixels)
     for number, change in enumerate(changes(params, range(8), size, border)):
         load(pixels[number], change, expected[number])
         finish(change, expected[number])
-    kernel = compiled() if compiling else augmented
-    found = kernel(torch.from_numpy(pixels), torch.arange(8), torch.from_numpy(packed(params, size)), border)
+    found = augmented(torch.from_numpy(pixels), torch.arange(8), torch.from_numpy(packed(params, size)), border)
     difference = np.abs(found.numpy().astype(int) - expected)  # OpenCV interpolates in steps of 1/32 pixel
     assert difference.max() <= 4
     assert difference.mean() < 0.1
@@ -158,7 +151,7 @@ def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int, co
 def test_inductor_makes_one_kernel_of_it_with_the_same_bytes(border: Border) -> None:
     import torch._inductor.metrics as metrics
 
-    given = arguments()
+    given = arguments(256)
     torch.compiler.reset()
     metrics.reset()
     with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
