@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 import torch
 from commands import tiny
+from hypothesis import settings
 from PIL import Image
 
 import infer
@@ -19,6 +20,8 @@ from prep.synth.folder import make
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+settings.register_profile("same on every machine", deadline=None, derandomize=True)
+settings.load_profile("same on every machine")
 SITES_2020 = ("torso", "head/neck", "lower extremity", "")
 SITES_2019 = ("anterior torso", "head/neck", "lateral torso", "")
 

@@ -112,7 +112,6 @@ def test_decimal_commas_are_numbers_and_words_are_not(tmp_path: Path) -> None:
     assert found.fillna(-9).tolist() == [0.5, -1.25, 3, -9, 1000, -9, -9, -9, -9]
 
 
-@settings(deadline=None, derandomize=True)
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_an_error_of_one_line(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -125,7 +124,7 @@ def test_any_bytes_are_a_table_or_an_error_of_one_line(
         assert str(error).isprintable()  # noqa: PT017
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(st.text("aä1 ;,\t\"'", max_size=6), st.text("b-2.,;", max_size=6)), min_size=1, max_size=6),
     separator=st.sampled_from(",;\t"),
