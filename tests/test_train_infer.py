@@ -123,7 +123,7 @@ def test_on_a_terminal_a_live_line_shows_speed_loss_auc_and_wait(shard_folder: P
         while part := os.read(terminal, 4096):
             shown += part
     os.close(terminal)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert re.search(r"epoch 2/2 .* img/s  loss \S+  AUC 0\.\d{4} waiting", text)
     assert re.search(r"best auc 0\.\d{4} in epoch", text)

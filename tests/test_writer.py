@@ -58,7 +58,7 @@ def test_a_process_that_was_replaced_writes_nothing_more(shard_folder: Path, tmp
         before = contents(folder)
         assert {"last.pt", "best.pt", "oof.parquet", "metrics.jsonl", WRITER} <= before.keys()
         first.send_signal(signal.SIGCONT)
-        _, errors = first.communicate(timeout=120)
+        _, errors = first.communicate(timeout=300)
     assert first.returncode == 2
     now = (
         rf"another process trains this member now \(pid {second.pid} on \S+\); this one \(pid {first.pid} on \S+\) ends"

@@ -29,7 +29,7 @@ def ended(*nodes: list[str]) -> tuple[list[int], str]:
         pipe = subprocess.PIPE
         command = [sys.executable, "train.py", *words]
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     return [process.returncode for process in processes], "".join(errors)
 
 

@@ -24,7 +24,7 @@ from engine.run import Run
 from engine.saver import Saver
 
 CPU = torch.device("cpu")
-DEADLINE = 60.0  # seconds that a test waits for another thread or process before it fails
+DEADLINE = 300.0  # seconds that a test waits for another thread or process before it fails
 
 
 def at_each_step(patch: pytest.MonkeyPatch, act: Callable[[Run], None]) -> None:

@@ -174,7 +174,7 @@ def test_the_order_is_that_of_the_paths_whichever_is_done_first(
 
     def late(path: Path, encoding: Encoding, max_pixels: int) -> Any:
         if path == paths[0]:
-            assert later.wait(60)
+            assert later.wait(300)
         if path == paths[9]:
             later.set()
         return read_image(path, encoding, max_pixels)

@@ -133,7 +133,7 @@ def test_parameters_are_drawn_a_group_ahead_on_a_thread(shards: ShardSet, monkey
     monkeypatch.setattr("loaders.request.draw_params", recorded)
     requests = requests_of(shards)
     seen = [next(requests)]
-    assert two.wait(60)  # while the first group is in use
+    assert two.wait(300)  # while the first group is in use
     seen.append(next(requests))
     assert len(drawn) == 2
     seen += requests
