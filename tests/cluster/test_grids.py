@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def trainer_of(folder: Path) -> int:
     return int(found[1])
 
 
+def daemons_of(job: str) -> list[str]:
+    """What SLURM runs a job with on this host, by name."""
+    names = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            names.append(path.read_text(errors="replace"))
+    return [name for name in names if re.match(rf"slurmstepd\S*: \[{job}\.", name)]
+
+
 def parent_of(pid: int) -> int:
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid:"))
     return int(line.split()[1])
@@ -118,12 +128,17 @@ def test_slurm_queues_a_member_again_alone_that_was_sent_sigterm(
 ) -> None:
     words = grid(synthetic_shards, tmp_path, "--backbone", "tiny", "--launch", "slurm", *SMALL)
     with start_train(slurm_cluster, *words) as launcher:
-        os.kill(trainer_of(tmp_path / "tiny" / "fold0"), signal.SIGTERM)
-        queue = ("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r")
+        trainer = trainer_of(tmp_path / "tiny" / "fold0")
+        queue = ("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r %A")
+        assert daemons_of("[0-9]+")
+        os.kill(trainer, signal.SIGTERM)
         wait_until(lambda: "BeginTime" in asked(slurm_cluster, *queue), "the member is queued again")
-        waiting = asked(slurm_cluster, *queue)
-        assert re.fullmatch(r"\d+_0 BeginTime", waiting), "alone"
-        asked(slurm_cluster, "scontrol", "update", f"jobid={waiting.split()[0]}", "StartTime=now")  # not in 2 minutes
+        entry, reason, job = asked(slurm_cluster, *queue).split()
+        assert re.fullmatch(r"\d+_0", entry), "alone"
+        assert reason == "BeginTime"
+        # SLURM would start it in two minutes. At once, it may take the end of the first start for that of the second.
+        wait_until(lambda: not daemons_of(job), "the first start has ended")
+        asked(slurm_cluster, "scontrol", "update", f"jobid={entry}", "StartTime=now")
         said, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 0, said
     logs = [(tmp_path / "tiny" / name / "train.log").read_text() for name in ("fold0", "fold1")]
