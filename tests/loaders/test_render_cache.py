@@ -26,7 +26,7 @@ from streams import (
 )
 
 from configs.schema import AugmentConfig, Border
-from loaders.augment import draw_params
+from loaders.augment import AugmentParams, draw_params
 from loaders.batch import TENSORS
 from loaders.cache import PixelCache, gathered
 from loaders.damage import Damage
@@ -124,17 +124,22 @@ def rendered(source: Source, cache: PixelCache, compiling: bool) -> list[tuple[R
         return list(renderer.render(requests_of(source.shards, range(1))))
 
 
-def arguments(size: int = 64, samples: int = 6, holes: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def arguments(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     pixels = torch.randint(0, 256, (9, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    drawn = draw_params(AugmentConfig(holes=holes), seed=1, epoch=0, index=np.arange(samples), size=size)
-    return pixels, torch.arange(samples).flip(0), torch.from_numpy(packed(drawn, size))
+    drawn = draw_params(AugmentConfig(holes=8), seed=1, epoch=0, index=np.arange(6), size=size)
+    return pixels, torch.arange(6).flip(0), torch.from_numpy(packed(drawn, size))
+
+
+def shifted(size: int) -> tuple[np.ndarray, AugmentParams]:
+    """Eight pictures and changes that show much of the border."""
+    pixels = np.stack([picture(number, size, size) for number in range(8)])
+    return pixels, draw_params(AugmentConfig(shift=0.2), seed=1, epoch=0, index=np.arange(8), size=size)
 
 
 @pytest.mark.parametrize("size", [64, 160, 256])
 @pytest.mark.parametrize("border", get_args(Border))
 def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int) -> None:
-    pixels = np.stack([picture(number, size, size) for number in range(8)])
-    params = draw_params(AugmentConfig(shift=0.2), seed=1, epoch=0, index=np.arange(8), size=size)
+    pixels, params = shifted(size)
     expected = np.empty_like(pixels)
     for number, change in enumerate(changes(params, range(8), size, border)):
         load(pixels[number], change, expected[number])
@@ -149,9 +154,11 @@ def test_the_kernel_makes_what_the_host_path_makes(border: Border, size: int) ->
 @NEEDS_COMPILER
 @pytest.mark.parametrize("border", get_args(Border))
 def test_inductor_makes_one_kernel_of_it_with_the_same_bytes(border: Border) -> None:
+    """So what the test above says of the function holds for the kernel."""
     import torch._inductor.metrics as metrics
 
-    given = arguments(256)
+    pixels, params = shifted(256)
+    given = (torch.from_numpy(pixels), torch.arange(8), torch.from_numpy(packed(params, 256)))
     torch.compiler.reset()
     metrics.reset()
     with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
@@ -205,7 +212,7 @@ def test_images_gathered_in_words_are_the_indexed_ones(size: int) -> None:
 @pytest.mark.parametrize("border", get_args(Border))
 def test_images_of_odd_and_tiny_sizes_are_rendered(border: Border) -> None:
     for size in (1, 2, 7):
-        pixels, places, params = arguments(size=size)
+        pixels, places, params = arguments(size)
         assert augmented(pixels, places, params, border).shape == (6, size, size, 3)
         plain = torch.zeros_like(params)
         plain[:, [0, 4, 6, 11, 16]] = 1
